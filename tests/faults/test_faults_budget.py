@@ -630,7 +630,7 @@ def test_fault_121_repeated_connects_in_debt_get_no_thread(tls: bool, certificat
 
         assert answer() == 101  # its cost is more than the burst
         wait_until(lambda: not hub.all_clients())
-        started = workers.start
+        started = workers.begin
 
         def start(name: str, *args: Any, **kwargs: Any) -> threading.Thread:
             began.append(name)
@@ -638,7 +638,7 @@ def test_fault_121_repeated_connects_in_debt_get_no_thread(tls: bool, certificat
 
         # Mostly a request is there when a hub that is busy comes to look; here it always is.
         with pytest.MonkeyPatch.context() as patch, peeks_wait():
-            patch.setattr(workers, "start", start)
+            patch.setattr(workers, "begin", start)
             assert [answer() for _ in range(5)] == [429] * 5
             threads = sum(name.startswith("ws-hub:request") for name in began)
             assert threads == (5 if tls else 0)  # what is encrypted is read by a thread

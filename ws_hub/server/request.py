@@ -46,9 +46,11 @@ class Handler(WSGIRequestHandler):
 
     Attributes:
         lent: the hub's connection on this socket, once it is a WebSocket.
+        input: reads the socket.
     """
 
     connection: socket.socket
+    input: _Patient
     lent: Connection | None = None
     _fields: list[tuple[str, str]] | None = None  # of a plain head; None for another
 
@@ -56,15 +58,8 @@ class Handler(WSGIRequestHandler):
         """Make `rfile` a file with a deadline."""
         super().setup()
         self._patience: float = self.server.patience  # type: ignore[attr-defined]  # ours
-        self._head = _Patient(self.connection, time.monotonic() + self._patience, self.limit)
-        self.rfile = io.BufferedReader(self._head)
-        self._limited = False
-
-    def limit(self) -> None:
-        """Have each wait for the peer take at most the server's patience from now on."""
-        if not self._limited:
-            self._limited = True
-            self.connection.settimeout(self._patience)
+        self.input = _Patient(self.connection, self._patience)
+        self.rfile = io.BufferedReader(self.input)
 
     def handle(self) -> None:
         """Read the head and let the application answer."""
@@ -73,7 +68,7 @@ class Handler(WSGIRequestHandler):
         if not self._take_absolute_form():
             self.send_error(400)
             return
-        self._head.deadline = None
+        self.input.deadline = None
         # Not the base class's handler: that sets wsgi.multithread to False.
         handler = _Response(
             cast("IO[bytes]", self.rfile),
@@ -161,7 +156,7 @@ class Handler(WSGIRequestHandler):
         return environ
 
     def _lend(self, connect: Callable[[bytes], Connection]) -> None:
-        self._head.end()
+        self.input.end()
         self.lent = connect(cast(io.BufferedReader, self.rfile).read1())
 
     def address_string(self) -> str:
@@ -185,7 +180,7 @@ class _Response(ServerHandler):
 
     def start_response(self, *args: Any, **kwargs: Any) -> Any:
         if self.request_handler.lent is None:  # type: ignore[attr-defined]  # wsgiref's own way
-            self.request_handler.limit()  # type: ignore[attr-defined]
+            self.request_handler.input.limit()  # type: ignore[attr-defined]
         return super().start_response(*args, **kwargs)
 
     def finish_response(self) -> None:
@@ -199,21 +194,30 @@ class _Response(ServerHandler):
 
 
 class _Patient(io.RawIOBase):
-    """Reads a request from its socket, up to a deadline for all of it.
+    """Reads a request from its socket, up to a deadline for all of its head.
 
     Args:
         sock: the connection.
-        deadline: when the head has to be here, in monotonic seconds.
-        limit: has reads of the socket wait for a limited time, once that deadline is gone.
+        patience: seconds that the head may take, and then each wait for the peer.
+
+    Attributes:
+        deadline: when the head has to be here, in monotonic seconds; None once it is.
     """
 
-    def __init__(self, sock: socket.socket, deadline: float, limit: Callable[[], object]) -> None:
+    def __init__(self, sock: socket.socket, patience: float) -> None:
         self._sock = sock
-        self._limit = limit
+        self._patience = patience
+        self._limited = False
         # Mostly the head is here already. Under TLS that cannot be asked.
         self._asks = not isinstance(sock, ssl.SSLSocket) and _AT_ONCE != 0
         self._ended = False
-        self.deadline: float | None = deadline
+        self.deadline: float | None = time.monotonic() + patience
+
+    def limit(self) -> None:
+        """Have each wait for the peer, to read or to write, take at most so long from now on."""
+        if not self._limited:
+            self._limited = True
+            self._sock.settimeout(self._patience)
 
     def end(self) -> None:
         """Report the end of input from now on: further bytes belong to the client."""
@@ -226,7 +230,7 @@ class _Patient(io.RawIOBase):
         if self._ended:
             return 0
         if self.deadline is None:
-            self._limit()
+            self.limit()
             return self._sock.recv_into(buffer)
         left = self.deadline - time.monotonic()
         if left <= 0:
