@@ -264,6 +264,17 @@ def test_fault_07_a_request_that_drips_in_is_cut_and_others_are_served() -> None
         wait_until(lambda: hub.stats().slow_handshakes == 1)
 
 
+def test_fault_07_a_silent_peer_is_cut_whatever_timeout_other_sockets_have() -> None:
+    with Hub(HubConfig(handshake_timeout=0.5)) as hub, serve(hub) as site:
+        socket.setdefaulttimeout(600.0)
+        try:
+            with RawPeer(site.host, site.port, handshake=False) as silent:
+                assert silent.recv_eof() == b""
+                wait_until(lambda: hub.stats().slow_handshakes == 1)
+        finally:
+            socket.setdefaulttimeout(None)
+
+
 def test_a_websocket_outlives_the_time_of_its_request() -> None:
     with (
         Hub(HubConfig(handshake_timeout=2.0)) as hub,

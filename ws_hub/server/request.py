@@ -208,8 +208,11 @@ class _Patient(io.RawIOBase):
         self._sock = sock
         self._patience = patience
         self._limited = False
-        # Mostly the head is here already. Under TLS that cannot be asked.
-        self._asks = not isinstance(sock, ssl.SSLSocket) and _AT_ONCE != 0
+        # Mostly the head is here already. That cannot be asked under TLS, nor of a socket with a
+        # timeout, which the application may have set for all (`socket.setdefaulttimeout`).
+        self._asks = (
+            not isinstance(sock, ssl.SSLSocket) and _AT_ONCE != 0 and sock.gettimeout() is None
+        )
         self._ended = False
         self.deadline: float | None = time.monotonic() + patience
 
