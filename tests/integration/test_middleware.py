@@ -407,8 +407,8 @@ def test_fault_42_without_threads_a_connection_is_refused_and_the_others_live(hu
             assert refused.recv_eof() == b""
         # Nor for a page: it is told so all the same.
         with (
-            RawPeer(site.host, site.port, handshake=False) as refused,
             no_threads("ws-hub:request"),
+            RawPeer(site.host, site.port, handshake=False) as refused,
         ):
             with contextlib.suppress(ConnectionError):  # the answer may come before the question
                 refused.send_raw(refused.request())
