@@ -107,8 +107,8 @@ def test_an_on_slow_client_that_raises_is_logged_and_the_others_are_called(site:
     site.hub.on_slow_client(told.append)
     with site.subscribed("news"):
         overflow(site.hub, "news")
-        wait_until(lambda: told)
-    assert site.hub.stats().callback_errors == 1
+        # Once for each time that it falls behind: it may have caught up in between.
+        wait_until(lambda: site.hub.stats().callback_errors == len(told) > 0)
 
 
 def test_an_on_slow_client_that_waits_delays_no_message(site: Live) -> None:

@@ -19,6 +19,7 @@ from ws_hub.config import HubConfig
 from ws_hub.process.process import Process, run_process
 from ws_hub.process.samples import Sampler
 from ws_hub.process.usage import Usage
+from ws_hub.protocol.message import Message
 
 pytestmark = pytest.mark.skipif(
     not os.path.exists("/proc/self/stat"), reason="needs /proc, which says what processes use"
@@ -172,14 +173,19 @@ def test_the_end_has_no_less_than_was_seen_before(hub: Recorder) -> None:
         assert sampler.complete(Usage(9.0, 1 << 40)) == Usage(9.0, 1 << 40)
 
 
+def statuses_in(recorder: Recorder) -> list[Message]:
+    return [each for each in recorder.messages if each.type == "process_status"]
+
+
 def test_samples_are_statuses_between_the_start_and_the_end(sampled: Recorder) -> None:
     process = run_process(sampled, python(BUSY), "p", attempt=3)  # type: ignore[arg-type]
     with process:
         wait_until(lambda: "ready" in sampled.lines(), TIMEOUT)
+        wait_until(lambda: any("usage" in each.data for each in statuses_in(sampled)), TIMEOUT)
         usage = process.usage
         assert usage is not None
         assert usage.memory_bytes is not None
-    statuses = [each.data for each in sampled.messages if each.type == "process_status"]
+    statuses = [each.data for each in statuses_in(sampled)]
     first, *samples, last = statuses
     assert first == {"status": "running", "attempt": 3}
     assert last["status"] == "exited"
@@ -205,7 +211,7 @@ def test_a_full_queue_holds_up_no_program_for_a_sample(sampled: Recorder) -> Non
     sampled.on_publish = full
     with run_process(sampled, python(BUSY), "p"):  # type: ignore[arg-type]
         wait_until(lambda: "ready" in sampled.lines() and taken, TIMEOUT)
-    assert [each.data["status"] for each in sampled.messages if each.type == "process_status"] == [
+    assert [each.data["status"] for each in statuses_in(sampled)] == [
         "running",
         "exited",
     ]
