@@ -57,8 +57,8 @@ class Handler(WSGIRequestHandler):
     def setup(self) -> None:
         """Make `rfile` a file with a deadline."""
         super().setup()
-        self._patience: float = self.server.patience  # type: ignore[attr-defined]  # ours
-        self.input = _Patient(self.connection, self._patience)
+        patience: float = self.server.patience  # type: ignore[attr-defined]  # ours
+        self.input = _Patient(self.connection, patience)
         self.rfile = io.BufferedReader(self.input)
 
     def handle(self) -> None:
@@ -97,11 +97,9 @@ class Handler(WSGIRequestHandler):
             return False
         rfile.read(match.end())
         method, target, version, fields = (each.decode("ascii") for each in match.groups())
-        self.raw_requestline = b"%b %b %b\r\n" % match.group(1, 2, 3)
         self.requestline = f"{method} {target} {version}"
         self.command, self.request_version = method, version
         self.path = "/" + target.lstrip("/") if target.startswith("//") else target
-        self.close_connection = True
         self._fields = [
             (name, value.strip(" \t"))
             for name, _, value in (field.partition(":") for field in fields.split("\r\n")[:-1])
