@@ -25,7 +25,7 @@ TESTS = ROOT / "tests"
 # all of them, and no other part of the package imports it.
 ORDER = ("", "mask", "protocol", "access", "connection", "backplane", "process", "wsgi", "hub",
          "reconnect", "server", "public", "cli", "flask", "testing")  # fmt: skip
-HELPERS = {"backoff", "cells", "config", "errors", "ip_address", "lines", "log", "origin",
+HELPERS = {"backoff", "cells", "config", "crew", "errors", "ip_address", "lines", "log", "origin",
            "reentrant", "rows", "signals", "threads", "validation"}  # fmt: skip
 PUBLIC = {"__init__", "gunicorn", "page"}
 MOST_AT_THE_TOP = 18

@@ -54,13 +54,18 @@ def start(name: str, target: Callable[..., None], *args: Any) -> threading.Threa
     return thread
 
 
-def begin(name: str, target: Callable[..., None], *args: Any) -> threading.Thread:
+def begin(
+    name: str, target: Callable[..., None], *args: Any, crew: object = None
+) -> threading.Thread:
     """Start a thread as `start` does, without waiting until it runs.
+
+    `crew` is what it belongs to, where others of that stand in for it, and it for them.
 
     That wait hands the GIL to the new thread and back: a third of what a connection costs when
     all threads share a core, a fifth otherwise.
     """
     thread = _Begun(target=_run, args=(target, args), name=name, daemon=True)
+    thread.crew = crew
     thread.start()
     return thread
 
@@ -70,7 +75,12 @@ class _Begun(threading.Thread):
 
     The wait is that of the base class for its attribute `_started`. In a Python without it, the
     thread is an ordinary one.
+
+    Attributes:
+        crew: see `begin`.
     """
+
+    crew: object
 
     def __init__(self, **how: Any) -> None:
         super().__init__(**how)
@@ -107,26 +117,35 @@ def _run(target: Callable[..., None], args: tuple[Any, ...]) -> None:
 
 
 class Visit:
-    """A part of the life of the calling thread, which can be waited for as for a thread."""
+    """Work on several threads, one after the other, which can be waited for as for a thread.
 
-    __slots__ = ("_over", "thread")
+    Attributes:
+        thread: the number of the thread that is at it; 0 for none.
+    """
+
+    __slots__ = ("_is_over", "_over", "thread")
 
     def __init__(self) -> None:
-        self.thread = threading.current_thread()
-        # guards: nothing. Set by that thread; waited for by others.
-        self._over = Event()
+        self.thread = 0
+        self._is_over = False
+        # guards: nothing. Made by the thread that waits, set by the one that ends it.
+        self._over: Event | None = None
 
     def end(self) -> None:
-        """Wake the threads that wait for it."""
-        self._over.set()
+        """Wake the thread that waits for it."""
+        self._is_over = True
+        if self._over is not None:
+            self._over.set()
 
     def is_alive(self) -> bool:
         """Say whether it has yet to end."""
-        return not self._over.is_set()
+        return not self._is_over
 
     def join(self, timeout: float) -> None:
-        """Wait until it has ended, at most `timeout` seconds."""
-        self._over.wait(timeout)
+        """Wait until it has ended, at most `timeout` seconds. For one thread at a time."""
+        self._over = over = Event()
+        if not self._is_over:  # looked at after that, and set before `end` looks for the event
+            over.wait(timeout)
 
 
 def join(thread: threading.Thread | Visit | None, timeout: float) -> bool:
@@ -134,8 +153,10 @@ def join(thread: threading.Thread | Visit | None, timeout: float) -> bool:
 
     None and the calling thread count as ended: `stop()` may be called from a callback.
     """
-    whose = thread.thread if isinstance(thread, Visit) else thread
-    if thread is None or whose is threading.current_thread():
+    if isinstance(thread, Visit):
+        if thread.thread == threading.get_ident():
+            return True
+    elif thread is None or thread is threading.current_thread():
         return True
     thread.join(max(timeout, 0.0))
     return not thread.is_alive()

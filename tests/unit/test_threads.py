@@ -280,6 +280,7 @@ def test_a_visit_is_waited_for_by_others_and_not_by_its_own_thread() -> None:
 
     def live() -> None:
         visit = threads.Visit()
+        visit.thread = threading.get_ident()
         visits.append(visit)
         assert threads.join(visit, TIMEOUT)  # itself: no wait
         began.set()

@@ -57,6 +57,7 @@ class _Snapshot:
 
     def __init__(self) -> None:
         self._threads = set(threading.enumerate())
+        self._crews = {_crew_of(each) for each in self._threads} - {None}
         self._files = open_files()
         self._children = child_processes()
 
@@ -73,7 +74,9 @@ class _Snapshot:
         left = [
             thread
             for thread in threading.enumerate()
-            if thread not in self._threads and not _matches(thread.name, allowed)
+            if thread not in self._threads
+            and _crew_of(thread) not in self._crews  # else it stands in for one of them
+            and not _matches(thread.name, allowed)
         ]
         frames = threads.stacks() if left else {}
         report = []
@@ -89,6 +92,10 @@ class _Snapshot:
             for fd, target in _new(self._files, open_files())
             if not _matches(target, allowed)
         ]
+
+
+def _crew_of(thread: threading.Thread) -> object:
+    return getattr(thread, "crew", None)
 
 
 def _matches(text: str, patterns: Sequence[str]) -> bool:
