@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from tests.support import TIMEOUT
-from ws_hub.hub.pacing import Pacing
+from ws_hub.hub.pacing import Pacing, Window
 
 
 def test_a_message_that_comes_alone_is_no_loop_however_large() -> None:
@@ -34,6 +34,14 @@ def test_each_thread_is_judged_by_what_it_publishes_itself() -> None:
     thread.join(TIMEOUT)
     assert found == [False]
     assert pacing.is_loop(1, 1, 10.0)
+
+
+def test_each_client_is_judged_by_what_it_publishes_whatever_thread_that_is_on() -> None:
+    pacing, one, other = Pacing(), Window(), Window()
+    assert not pacing.is_loop(1000, 1, 10.0, one)
+    assert not pacing.is_loop(1, 1, 10.0, other)
+    assert not pacing.is_loop(1, 1, 10.0)
+    assert pacing.is_loop(1, 1, 10.0, one)
 
 
 def test_a_thread_can_be_exempt() -> None:

@@ -15,15 +15,34 @@ from collections.abc import Iterator
 
 from ..reentrant import Lock
 
-__all__ = ["Pacing"]
+__all__ = ["Pacing", "Window"]
 
-_LONE_MESSAGES = 128  # of one thread in a second: less is no loop
+_LONE_MESSAGES = 128  # of one thread, or client, in a second: less is no loop
 _LONE_BYTES = 64 * 1024
 _WINDOW = 1.0  # seconds
 
 
+class Window:
+    """What a thread, or a client, has published within a second."""
+
+    __slots__ = ("_messages", "_since", "_size")
+
+    def __init__(self) -> None:
+        self._since = -_WINDOW
+        self._messages = self._size = 0
+
+    def add(self, messages: int, size: int, now: float) -> bool:
+        """Add messages; return whether there was much before them."""
+        if now - self._since >= _WINDOW:
+            self._since, self._messages, self._size = now, 0, 0
+        much = self._messages >= _LONE_MESSAGES or self._size >= _LONE_BYTES
+        self._messages += messages
+        self._size += size
+        return much
+
+
 class Pacing:
-    """Which clients are crowded, and which threads publish in a loop.
+    """Which clients are crowded, and who publishes in a loop.
 
     Attributes:
         crowded: the numbers of the clients whose outbox is more than half full, without
@@ -36,7 +55,7 @@ class Pacing:
         # nothing is taken under it.
         self._lock = Lock()
         self.crowded: frozenset[int] = frozenset()
-        self._own = threading.local()  # .since, .messages, .size: the window; .exempt: how often
+        self._own = threading.local()  # .window: of the thread; .exempt: how often it is exempt
 
     def mark(self, number: int, crowded: bool) -> None:
         """Take note that a client is crowded, or no longer so or not worth waiting for."""
@@ -52,14 +71,16 @@ class Pacing:
         finally:
             self._own.exempt -= 1
 
-    def is_loop(self, messages: int, size: int, now: float) -> bool:
-        """Say whether the calling thread published much just before these messages."""
+    def is_loop(self, messages: int, size: int, now: float, of: Window | None = None) -> bool:
+        """Say whether much was published just before these messages.
+
+        `of` is the window of the client that they come from; None for the calling thread's.
+        """
         own = self._own
         if getattr(own, "exempt", 0):
             return False
-        if now - getattr(own, "since", -_WINDOW) >= _WINDOW:
-            own.since, own.messages, own.size = now, 0, 0
-        much: bool = own.messages >= _LONE_MESSAGES or own.size >= _LONE_BYTES
-        own.messages += messages
-        own.size += size
-        return much
+        if of is None:
+            of = getattr(own, "window", None)
+            if of is None:
+                of = own.window = Window()
+        return of.add(messages, size, now)
