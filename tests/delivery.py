@@ -3,22 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ws_hub import threads
+from ws_hub.access.quotas import Flood
+from ws_hub.config import HubConfig
 from ws_hub.connection.connection import Connection
 from ws_hub.connection.fast_send import send_to_each
+from ws_hub.connection.receiver import End, Receiver
+from ws_hub.connection.sender import Sender
+from ws_hub.connection.transport import Transport
 from ws_hub.hub.items import Item, Queues
 from ws_hub.hub.subscriptions import ChannelMap
 from ws_hub.protocol.message import Encoder
 from ws_hub.protocol.publication import Batch, Publication
 from ws_hub.reentrant import ReentrantQueue, Wakeup
 
-__all__ = ["LoneHub", "deliver", "hub_queues"]
+__all__ = ["LoneHub", "deliver", "hub_queues", "receive"]
+
+
+@dataclass
+class _Peer:
+    """The peer of a connection that is received from alone."""
+
+    is_ready: Callable[[], bool]
+    take: Callable[[str | bytes], None]
+    charge: Callable[[float, float, int, int], float | Flood]
+    count: Callable[[str], object]
+    will_wait: Callable[[], object]
+
+
+def receive(
+    transport: Transport,
+    sender: Sender,
+    config: HubConfig,
+    *,
+    received: Callable[[str | bytes], None],
+    charge: Callable[[float, float, int, int], float | Flood],
+    count: Callable[[str], object],
+    ready: Callable[[], bool] = lambda: True,
+) -> End:
+    """Handle the input of a connection until it ends."""
+    peer: Any = _Peer(ready, received, charge, count, lambda: None)
+    return Receiver(transport, sender, config, peer).run()
 
 
 class LoneHub:
     """A hub that admits its connection, keeps what it counts, and starts no writer.
+
+    Each connection has a thread of its own.
 
     Attributes:
         admits: whether it admits it.
@@ -29,6 +63,8 @@ class LoneHub:
         on_connect, on_disconnect: the callbacks for its connection.
         encoder: encodes what is sent by it.
     """
+
+    readers = None
 
     def __init__(self) -> None:
         self.encoder = Encoder()

@@ -68,6 +68,7 @@ __all__ = [
     "callers",
     "channels_remembered",
     "connected_payers",
+    "crowd",
     "delivery_fails",
     "descriptor_of",
     "end_of",
@@ -433,6 +434,11 @@ def waits_move_clock() -> Iterator[Clock]:
 def later(hub: Hub, call: Callable[[], object]) -> None:
     """Have the hub thread call something in its next turn, however full its queue is."""
     hub._life.broadcasts.force(Call(call))
+
+
+def crowd(hub: Hub, client: Client) -> None:
+    """Have a client count as one whose outbox is more than half full."""
+    hub._life.pacing.mark(client.id, True)
 
 
 class Gate:

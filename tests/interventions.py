@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 
 from tests import support
-from ws_hub import Publisher, threads
+from ws_hub import Publisher, crew, threads
 from ws_hub.backplane import (
     redis_claims,
     redis_history,
@@ -38,7 +38,7 @@ from ws_hub.backplane import (
     sqlite_file,
     sqlite_rows,
 )
-from ws_hub.connection import fast_send, progress, ring
+from ws_hub.connection import fast_send, progress, readers, ring
 from ws_hub.connection.poller import Poller
 from ws_hub.hub import history, memory
 from ws_hub.mask import patterns
@@ -60,17 +60,21 @@ __all__ = [
     "imported_anew",
     "io_uring_for_all",
     "kernel_send",
+    "lingers",
     "looks_cost",
     "machine_restarted",
     "messages_a_block",
     "mounted",
+    "no_epoll",
     "no_look_before",
+    "no_take_over",
     "no_threads",
     "numbers_reserved",
     "other_ring",
     "patched",
     "patient_histories",
     "pattern_bounds",
+    "pauses_of_crews",
     "published_remembered",
     "reused",
     "ring_descriptor",
@@ -309,10 +313,10 @@ def no_threads(*names: str) -> Iterator[None]:
     """Have no thread start whose name begins with one of these; none at all without names."""
 
     def checked(start: Callable[..., Any]) -> Callable[..., Any]:
-        def start_or_refuse(name: str, target: Callable[..., None], *args: Any) -> Any:
+        def start_or_refuse(name: str, *args: Any, **kwargs: Any) -> Any:
             if not names or name.startswith(names):
                 raise RuntimeError("can't start new thread")
-            return start(name, target, *args)
+            return start(name, *args, **kwargs)
 
         return start_or_refuse
 
@@ -321,6 +325,26 @@ def no_threads(*names: str) -> Iterator[None]:
         patched(threads, "begin", checked(threads.begin)),
     ):
         yield
+
+
+def no_epoll() -> AbstractContextManager[None]:
+    """Have each connection have a thread of its own, as where there is no epoll."""
+    return patched(readers, "_AVAILABLE", False)
+
+
+def no_take_over() -> AbstractContextManager[None]:
+    """Have the others wait for a thread that is held up, unless it has handed over before."""
+    return patched(crew, "_LOOK", 3600.0)
+
+
+def lingers(seconds: float) -> AbstractContextManager[None]:
+    """Have a connection that had a thread keep it for so long."""
+    return patched(readers, "_LINGER", seconds)
+
+
+def pauses_of_crews(seconds: float) -> AbstractContextManager[None]:
+    """Have a crew whose wait has failed wait again after so long."""
+    return patched(crew, "_PAUSE", seconds)
 
 
 # --- processes -----------------------------------------------------------------------------

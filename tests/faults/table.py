@@ -64,7 +64,7 @@ ROWS: dict[int, tuple[str, str]] = {
     39: ("stop, twice, from anywhere", "once, bounded, 1001 to all"),
     40: ("fork after start", "the child is clean; the parent goes on"),
     41: ("SIGTERM, SIGINT, SIGQUIT, SIGHUP", "1001 or 1012 to all at once, exit code 0"),
-    42: ("no threads left", "503 with Retry-After; who is there goes on"),
+    42: ("no threads left", "what needs one gets 503 with Retry-After; who is there goes on"),
     43: ("no descriptors left", "503, no spinning, recovers"),
     44: ("comes and goes 100,000 times", "memory, threads, descriptors as before"),
     45: ("Redis is down at the start", "local, and says so"),

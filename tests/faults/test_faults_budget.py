@@ -12,7 +12,6 @@ import socket
 import ssl
 import struct
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.delivery import receive
 from tests.harness import connected_payers, moved_clock, parked, peeks_wait
 from tests.integration.apps.live import Live, live
 from tests.support import (
@@ -39,7 +39,6 @@ from tests.support import (
     wait_until,
 )
 from ws_hub import APIKeyAuth, ChannelRule, Client, Hub, HubConfig, Message, serve
-from ws_hub import threads as workers
 from ws_hub.access.admission import Decision
 from ws_hub.access.proxies import TrustedProxies
 from ws_hub.access.quotas import Flood
@@ -49,6 +48,7 @@ from ws_hub.connection.transport import Broken, Closed, Event, Pinged, Ponged, T
 from ws_hub.protocol.handshake import Answer
 from ws_hub.protocol.names import is_channel_name
 from ws_hub.protocol.requests import Other, Reply, interpret
+from ws_hub.server import server as server_module
 
 frame = RawPeer.frame
 KEYS = {"k-ann": "ann", "k-bob": "bob"}
@@ -296,8 +296,8 @@ class Quiet:
         self.rests.append(seconds)
         return True
 
-    def answer_close(self, code: int) -> None:
-        pass
+    def answer_close(self, code: int) -> bool:
+        return True
 
     def control(self, frame: bytes) -> None:
         pass
@@ -321,11 +321,10 @@ def test_fault_121_a_reader_charges_what_its_thread_has_computed(
 
     monkeypatch.setattr(receiver.time, "thread_time", lambda: cpu)
     monkeypatch.setattr(receiver.time, "monotonic", lambda: clock)
-    receiver.receive(
+    receive(
         line,  # type: ignore[arg-type]
         sender,  # type: ignore[arg-type]
         HubConfig(),
-        ready=lambda: True,
         received=callback,
         charge=charge,
         count=lambda name: None,
@@ -349,11 +348,10 @@ def test_fault_121_a_pong_that_was_asked_for_costs_nothing() -> None:
                 clock.advance(30.0)
                 return super().receive(timeout)
 
-        receiver.receive(
+        receive(
             Beats(*[[Ponged()]] * 100, [*[Ponged()] * 10, *[Pinged(b"")] * 5]),  # type: ignore[arg-type]
             Quiet(),  # type: ignore[arg-type]
             HubConfig(heartbeat_interval=30.0),
-            ready=lambda: True,
             received=lambda data: None,
             charge=charge,
             count=lambda name: None,
@@ -387,11 +385,10 @@ def test_fault_125_one_receive_of_many_requests_is_charged_in_parts(
 
     sender = Closes()
     counted: list[str] = []
-    receiver.receive(
+    receive(
         Ends([*requests, Pinged(b""), Ponged()]),  # type: ignore[arg-type]
         sender,  # type: ignore[arg-type]
         HubConfig(),
-        ready=lambda: True,
         received=got.append,
         charge=charge,
         count=counted.append,
@@ -597,10 +594,10 @@ def test_fault_121_a_payer_deep_in_debt_is_1008_and_429_until_that_is_paid(key: 
 
 
 @pytest.mark.parametrize("tls", [False, True])
-def test_fault_121_repeated_connects_in_debt_get_no_thread(tls: bool, certificate: Path) -> None:
+def test_fault_121_repeated_connects_in_debt_are_not_read(tls: bool, certificate: Path) -> None:
     """And nobody else of the address is refused: not a page, not who comes by a proxy."""
     page = [b"a page"]
-    began: list[str] = []
+    began: list[socket.socket] = []
 
     def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         start_response("200 OK", [("Content-Length", "6")])
@@ -630,18 +627,17 @@ def test_fault_121_repeated_connects_in_debt_get_no_thread(tls: bool, certificat
 
         assert answer() == 101  # its cost is more than the burst
         wait_until(lambda: not hub.all_clients())
-        started = workers.begin
+        handler = server_module.Handler
 
-        def start(name: str, *args: Any, **kwargs: Any) -> threading.Thread:
-            began.append(name)
-            return started(name, *args, **kwargs)
+        def handle(sock: socket.socket, *args: Any) -> Any:
+            began.append(sock)
+            return handler(sock, *args)
 
         # Mostly a request is there when a hub that is busy comes to look; here it always is.
         with pytest.MonkeyPatch.context() as patch, peeks_wait():
-            patch.setattr(workers, "begin", start)
+            patch.setattr(server_module, "Handler", handle)
             assert [answer() for _ in range(5)] == [429] * 5
-            threads = sum(name.startswith("ws-hub:request") for name in began)
-            assert threads == (5 if tls else 0)  # what is encrypted is read by a thread
+            assert len(began) == (5 if tls else 0)  # what is encrypted has to be read
             assert answer(upgrade=False) == 200
             assert answer(("X-Forwarded-For", "203.0.113.9")) == 101  # whoever that is
         assert hub.stats().barred == 5

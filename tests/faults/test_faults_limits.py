@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.delivery import receive
 from tests.harness import seen_as_room
 from tests.integration.apps.live import Live, live, subscribe
 from tests.support import (
@@ -34,7 +35,7 @@ from ws_hub import APIKeyAuth, ChannelRule, HubConfig, Message
 from ws_hub.access.capacity import Capacity
 from ws_hub.access.quotas import Quotas
 from ws_hub.connection import receiver
-from ws_hub.connection.receiver import End, receive
+from ws_hub.connection.receiver import End
 from ws_hub.connection.transport import Binary, Transport
 from ws_hub.hub.subscriptions import ChannelMap
 from ws_hub.hub.users import Users
@@ -212,8 +213,9 @@ class Answers:
     def finish(self, code: int, reason: str, *, now: bool) -> None:
         self.said.append((int(code), reason, now))
 
-    def answer_close(self, code: int) -> None:
+    def answer_close(self, code: int) -> bool:
         self.said.append(code)
+        return True
 
     def drain(self) -> None:
         pass
@@ -250,7 +252,6 @@ class Talk:
                 transport,
                 self.answers,  # type: ignore[arg-type]
                 self.config,
-                ready=lambda: True,
                 received=self.got.append,
                 charge=self._charge,
                 count=self.counted.append,

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.delivery import LoneHub, deliver, hub_queues
+from tests.delivery import LoneHub, deliver, hub_queues, receive
 from tests.harness import Clock, Peer, SteppedHub, waiting_threads, waits_move_clock
 from tests.integration.apps.fork import in_child
 from tests.integration.apps.live import Live, at_once, live, subscribe
@@ -50,7 +50,6 @@ from ws_hub.access.admission import Decision
 from ws_hub.connection.connection import Connection
 from ws_hub.connection.outbox import Outbox
 from ws_hub.connection.progress import measure
-from ws_hub.connection.receiver import receive
 from ws_hub.connection.sender import Sender
 from ws_hub.connection.transport import Transport
 from ws_hub.hub.registry import Registry
@@ -446,7 +445,6 @@ def test_fault_124_a_link_with_a_long_queue_is_kept_beyond_the_pong_timeout() ->
             transport,
             sender,
             HubConfig(heartbeat_interval=0.01, pong_timeout=0.02),
-            ready=lambda: True,
             received=lambda data: None,
             charge=lambda *about: 0.0,
             count=lambda name: None,

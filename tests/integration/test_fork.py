@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +17,7 @@ from tests.harness import long_grace
 from tests.integration.apps.fork import in_child, life_of_its_own, said
 from tests.integration.apps.launch import START, hub_threads, server
 from tests.integration.apps.live import live, subscribe
-from tests.support import TIMEOUT, RawPeer
+from tests.support import TIMEOUT, RawPeer, wait_until
 from ws_hub import Hub, Server, serve
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -74,6 +76,31 @@ def test_a_child_does_not_keep_the_parents_connections_or_its_port() -> None:
             peer.sock.close()
             here.close()
             os.waitpid(pid, 0)
+
+
+def test_a_child_that_was_forked_in_a_request_ends_with_it(caplog: Any) -> None:
+    """The thread of the request is its only one, and accepts no more requests."""
+    children: list[int] = []
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        pid = os.fork()
+        if pid:
+            children.append(pid)
+        start_response("200 OK", [])
+        return []
+
+    with Hub() as hub, serve(hub, app=app) as site:
+        with socket.create_connection((site.host, site.port), TIMEOUT) as sock:
+            sock.sendall(b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n")
+            assert sock.recv(100).startswith(b"HTTP/1")
+        (child,) = wait_until(lambda: children)  # the child may have answered before
+        try:
+            wait_until(lambda: os.waitpid(child, os.WNOHANG)[0])
+        except AssertionError:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            raise
+    assert not caplog.records
 
 
 def test_a_server_object_is_over_in_the_child() -> None:

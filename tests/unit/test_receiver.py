@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tests.delivery import receive
 from ws_hub.config import HubConfig
 from ws_hub.connection import receiver
-from ws_hub.connection.receiver import End, receive
+from ws_hub.connection.reader import Reader
+from ws_hub.connection.receiver import End
 from ws_hub.connection.transport import Closed, Event, Ponged, Text
 
 
@@ -31,8 +34,8 @@ class Silent:
     def __init__(self, acknowledged: int = 0) -> None:
         self.acknowledged = acknowledged
 
-    def answer_close(self, code: int) -> None:
-        pass
+    def answer_close(self, code: int) -> bool:
+        return True
 
     def is_acknowledged(self, timeout: float) -> bool:
         self.acknowledged -= 1
@@ -47,7 +50,6 @@ def end_of(line: Line, monkeypatch: pytest.MonkeyPatch, acknowledged: int = 0) -
         transport,
         sender,
         HubConfig(pong_timeout=60),
-        ready=lambda: True,
         received=lambda data: None,
         charge=lambda now, seconds, messages, controls: 0.0,
         count=lambda name: None,
@@ -87,3 +89,20 @@ def test_after_messages_it_gives_way_to_other_readers(monkeypatch: pytest.Monkey
     monkeypatch.setattr(receiver.threads, "yield_gil", lambda: ways.append(line.now))
     assert end_of(line, monkeypatch) == End(1000, "")
     assert ways == [101.0]
+
+
+def test_silence_is_judged_by_when_it_was_seen_and_not_by_when_there_was_time_for_it() -> None:
+    judged: list[tuple[float, float]] = []
+
+    class Quiet:
+        def turn(self, timeout: float) -> bool:
+            return False
+
+        def judge_silence(self, since: float, noticed: float) -> None:
+            judged.append((since, noticed))
+
+    connection: Any = SimpleNamespace(new_client=lambda: None, receiver=Quiet)
+    reader = Reader(connection, 1.0)
+    reader.due, reader.noticed = 10.0, 10.5  # many others came first
+    assert not reader.turn(0.0)
+    assert judged == [(9.0, 10.5)] and not reader.noticed

@@ -133,15 +133,15 @@ def test_after_a_long_pause_each_client_gets_one_ping(now: list[float]) -> None:
 
 
 def test_many_pings_go_out_a_few_at_a_time_and_all_in_time(now: list[float]) -> None:
-    made, clients = registry(), [Someone(number) for number in range(40)]
+    made, clients = registry(), [Someone(number) for number in range(160)]
     enter(made, *clients)
     counts = []
     moment = 130.25
-    while sum(client.pings for client in clients) < 40:
+    while sum(client.pings for client in clients) < 160:
         look = made.beat(moment)
         counts.append(sum(client.pings for client in clients))
         moment = look
-    assert counts == [16, 32, 40]
+    assert counts == [64, 128, 160]
     assert moment > 160
     assert {client.pings for client in clients} == {1}
 

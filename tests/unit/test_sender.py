@@ -352,9 +352,15 @@ def test_only_a_closing_connection_expires(rig: Rig, clock: Clock) -> None:
 
 
 def test_answering_a_peers_close_sets_no_cause(rig: Rig) -> None:
-    rig.sender.answer_close(1000)
+    assert rig.sender.answer_close(1000)
     assert rig.read() == b"\x88\x02\x03\xe8"
     assert rig.sender.cause is None
+
+
+def test_the_answer_to_a_peers_close_does_not_wait_for_what_has_begun(rig: Rig) -> None:
+    rig.stall()
+    assert not rig.sender.answer_close(1000)
+    assert rig.sender.waiting[1] > 0
 
 
 def test_draining_ends_when_the_closing_time_is_up(rig: Rig, clock: Clock) -> None:

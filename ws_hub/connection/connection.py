@@ -44,7 +44,9 @@ from .calls import Calls
 from .client import Client
 from .membership import Membership, Stage
 from .outbox import Outbox, Room
-from .receiver import receive
+from .reader import Reader
+from .readers import NO_THREAD, Readers
+from .receiver import End, Receiver
 from .sender import Sender
 from .transport import Transport
 
@@ -77,6 +79,10 @@ class ConnectionHub(Protocol):
 
     def reader_ended(self, connection: Connection) -> None:
         """Note that its thread is at its end."""
+
+    @property
+    def readers(self) -> Readers | None:
+        """The threads that read all connections; None where each has one of its own."""
 
     @property
     def on_connect(self) -> Sequence[Callable[..., Any]]:
@@ -142,6 +148,8 @@ class Connection:
         calls: the calls of callbacks that were queued for it; None before the first.
         busy: whether its reader is in a callback or a request, and will make those calls next.
             Written by its reader.
+        published: what it, or callbacks for it, published lately; None for nothing. Its reader's;
+            see `hub.pacing`.
         last_channels: what it was subscribed to when it left, for its last callbacks. Written
             under the lock of the subscriptions, then by its reader.
         transport: its socket.
@@ -154,11 +162,11 @@ class Connection:
     """
 
     __slots__ = (
-        "__weakref__", "_accepted", "_client", "_config", "_hub", "_pending", "_refused",
-        "_thread", "account", "busy", "calls", "claims", "compression", "connected_at", "direct",
-        "drops", "environ", "expires_at", "id", "info", "last_channels", "last_error", "mark",
-        "membership", "network", "payer", "remote_address", "sender", "transport", "user_id",
-        "verify",
+        "__weakref__", "_accepted", "_authenticates", "_client", "_config", "_hub", "_opened",
+        "_pending", "_refused", "_thread", "account", "busy", "calls", "claims", "compression",
+        "connected_at", "direct", "drops", "environ", "expires_at", "id", "info", "last_channels",
+        "last_error", "mark", "membership", "network", "payer", "published", "remote_address",
+        "sender", "transport", "user_id", "verify",
     )  # fmt: skip
     replayable = True
 
@@ -191,6 +199,7 @@ class Connection:
         self.drops: Drops | None = None
         self.busy = True  # with being admitted, and then with on_connect
         self.last_channels: list[str] = []
+        self.published: Any = None
         self.environ: Mapping[str, Any] | None = None
         if decision is not None:
             self.environ = decision.environ
@@ -206,6 +215,7 @@ class Connection:
         self._accepted = not greeting
         self._client: weakref.ref[Client] | None = None
         self._thread: threading.Thread | threads.Visit | None = None
+        self._opened = self._authenticates = False  # written by its reader
         outbox = Outbox(config.outbox_messages, config.outbox_bytes, time.monotonic)
         if greeting:
             outbox.begin(greeting, 0, 0)
@@ -373,12 +383,38 @@ class Connection:
         self.sender.end()
         self.transport.shutdown()
 
-    def start(self) -> None:
-        """Start the reader thread. Raises RuntimeError when the system has no more threads.
+    def start(self, before_wait: Callable[[], bool] | None = None) -> None:
+        """Live on the hub's readers, or on a thread of its own.
 
-        Threads: the thread that made the connection; does not wait.
+        Raises RuntimeError when the system has no more threads.
+
+        Threads: the thread that made the connection. Does not wait, unless `before_wait` is
+        given: then `on_connect` runs on that thread, and where more is to be waited for, that
+        is called before, and returns False where the thread must not wait.
         """
-        self._thread = threads.begin(f"ws-hub:reader:{self.id}", self.run)
+        reader, readers, name = self._reader(), self._hub.readers, f"ws-hub:reader:{self.id}"
+        if readers is None or not readers.takes(self.transport):
+            self._thread = threads.begin(name, reader.run)
+            return
+        self._thread = reader.visit
+        if before_wait is not None:
+            threading.current_thread().name = name
+            readers.adopt(reader, before_wait)
+        elif self._hub.on_connect or not self.transport.is_settled:  # which may take their time
+            self._thread = reader.visit
+            threads.begin(name, readers.adopt, reader)
+        else:
+            readers.begin()
+            if reader.begin() and not readers.park(reader):
+                self._keep_thread(name, reader, readers)
+
+    @staticmethod
+    def _keep_thread(name: str, reader: Reader, readers: Readers) -> None:
+        try:
+            threads.begin(name, readers.keep, reader)
+        except RuntimeError as error:
+            logger.warning("%r is disconnected: %s", reader.connection, error)
+            reader.finish(NO_THREAD)
 
     def join(self, timeout: float) -> bool:
         """Wait until the reader thread has ended; return whether it has.
@@ -573,7 +609,9 @@ class Connection:
     def _answer(self, frame: bytes) -> None:
         self._pending.add_bytes(len(frame))
         try:
-            self.sender.put(frame, self._config.write_timeout)
+            if not self.sender.offer(frame, 1):
+                self.will_wait()
+                self.sender.put(frame, self._config.write_timeout)
         except SendTimeout:
             self.evict("answers are not read")
 
@@ -584,68 +622,102 @@ class Connection:
         """
         self._pending.add_bytes(size)
 
-    def _charge(self, now: float, seconds: float, messages: int, controls: int) -> float | Flood:
-        account = self.account
-        if not self._pending.add(seconds, messages, controls) or account is None:
-            return 0.0
-        return self._pending.settle(account, now)
-
-    def take_thread(self) -> None:
-        """Run the connection on the calling thread, which `join` then waits for.
-
-        Threads: a thread without other work; blocks until the connection has ended.
-        """
-        self._thread = threading.current_thread()
-        self._thread.name = f"ws-hub:reader:{self.id}"
-        self.run()
-
     def borrow_thread(self) -> None:
         """Live on the calling thread, which goes on afterwards: `join` waits for that.
 
         Threads: the request thread of the connection; blocks.
         """
-        self._thread = visit = threads.Visit()
-        try:
-            self.run()
-        finally:
-            visit.end()
+        reader = self._reader()
+        self._thread = reader.visit
+        reader.run()
 
     def run(self) -> None:
-        """Run the connection, from registration to the last callback.
+        """Live on the calling thread, from registration to the last callback.
 
         Threads: its reader, which the calling thread becomes; blocks.
         """
-        hub, client = self._hub, Client(self)
+        self._reader().run()
+
+    def _reader(self) -> Reader:
+        return Reader(self, self._config.pong_timeout)
+
+    def receiver(self) -> Receiver:
+        """Return what handles its input."""
+        return Receiver(self.transport, self.sender, self._config, self)
+
+    def new_client(self) -> Client:
+        """Return what the application sees of it, which its reader keeps."""
+        client = Client(self)
         self._client = weakref.ref(client)
+        return client
+
+    def enter(self) -> bool:
+        """Have it admitted, and call `on_connect`; False when it was refused.
+
+        Threads: its reader; where there is a callback, waits for the hub thread and for that.
+        """
+        hub = self._hub
+        self._opened = hub.opened(self)
+        self._authenticates = self.membership.stage is Stage.AUTHENTICATING
+        if self._opened and (self._authenticates or not hub.on_connect):
+            self.rest()
+            return True
+        if self._opened and hub.admitted(self):
+            self.call_on_connect()
+            return True
+        return False
+
+    def shut(self, end: End | None) -> tuple[int, str]:
+        """End it; return its close code and reason. Nothing uses its socket afterwards.
+
+        `end` is how its input has ended; None when there was none.
+
+        Threads: its reader; blocks at most some timeouts, where the peer has to read a reason.
+        """
         code, reason = CloseCode.ABNORMAL.value, "refused"
-        opened = authenticating = False
         try:
-            opened = hub.opened(self)
-            authenticating = self.membership.stage is Stage.AUTHENTICATING
-            if opened and (authenticating or not hub.on_connect):
-                self.rest()
-                code, reason = self._receive()
-            elif opened and hub.admitted(self):
-                self.call_on_connect()
-                code, reason = self._receive()
-            if not authenticating and not self.membership.admitted:
+            if end is not None:
+                code, reason = self._conclude(end)
+            if not self._authenticates and not self.membership.admitted:
                 self._say_why()
+            return code, reason
         finally:
             self.sender.end()
             self.transport.shutdown()
             self.sender.join(self._config.write_timeout)
-            self.transport.close()
-            hub.count("dropped", self.sender.dropped)
-            on_disconnect = hub.on_disconnect
-            tells = bool(on_disconnect) and opened and self._is_admitted()
-            hub.left(self, wait=tells)
-            self.make_calls(wait=True)  # for the subscriptions that have ended by that
-            for callback in on_disconnect if tells else ():
-                # A plain int: the repr of the parser's enumeration differs between Python
-                # versions.
-                hub.call(callback, client, int(code), reason, connection=self)
-            self.last_channels = []
-            hub.reader_ended(self)
+
+    def _conclude(self, end: End) -> tuple[int, str]:
+        if self.account is not None:
+            # A reconnect leaves nothing unpaid.
+            self._pending.settle(self.account, time.monotonic())
+        self.last_error = end.fault or self.last_error
+        code, reason = self.sender.verdict(end.code, end.reason)
+        if self.sender.stalled:
+            self._hub.count("write_timeouts")
+            logger.warning(
+                "%r is disconnected: %s; %d messages are lost", self, reason, self.dropped
+            )
+        return code, reason
+
+    def leave(self, client: Client | None, code: int, reason: str) -> None:
+        """Close its socket, take it out of the hub, and call `on_disconnect`.
+
+        Threads: its reader; where there is a callback, waits for the hub thread and for that.
+        """
+        hub = self._hub
+        self.transport.close()
+        hub.count("dropped", self.sender.dropped)
+        on_disconnect = hub.on_disconnect
+        tells = bool(on_disconnect) and self._opened and self._is_admitted()
+        if tells:
+            self.will_call()
+        hub.left(self, wait=tells)
+        self.make_calls(wait=True)  # for the subscriptions that have ended by that
+        for callback in on_disconnect if tells else ():
+            # A plain int: the repr of the parser's enumeration differs between Python versions.
+            hub.call(callback, client, int(code), reason, connection=self)
+        self.last_channels = []
+        hub.reader_ended(self)
 
     def _say_why(self) -> None:
         """Have the peer of a connection that was not admitted read the reason."""
@@ -679,30 +751,34 @@ class Connection:
         membership = self.membership
         return membership.admitted or (membership.stage is Stage.NEW and self._hub.admitted(self))
 
-    def _is_ready(self) -> bool:
-        """Return whether its messages are taken, once that is decided. Called for each receive."""
+    # --- for its receiver; see `Peer` ------------------------------------------------------
+
+    def is_ready(self) -> bool:
+        """Return whether its messages are taken, once that is decided."""
         stage = self.membership.stage
         return stage is Stage.ADMITTED or stage is Stage.AUTHENTICATING or self._is_admitted()
 
-    def _receive(self) -> tuple[int, str]:
-        """Handle input until the connection ends; return its close code and reason."""
-        end = receive(
-            self.transport,
-            self.sender,
-            self._config,
-            ready=self._is_ready,
-            received=functools.partial(self._hub.received, self),
-            charge=self._charge,
-            count=self._hub.count,
-        )
-        if self.account is not None:
-            # A reconnect leaves nothing unpaid.
-            self._pending.settle(self.account, time.monotonic())
-        self.last_error = end.fault or self.last_error
-        code, reason = self.sender.verdict(end.code, end.reason)
-        if self.sender.stalled:
-            self._hub.count("write_timeouts")
-            logger.warning(
-                "%r is disconnected: %s; %d messages are lost", self, reason, self.dropped
-            )
-        return code, reason
+    def take(self, data: str | bytes) -> None:
+        """Take one whole message of its peer."""
+        self._hub.received(self, data)
+
+    def charge(self, now: float, seconds: float, messages: int, controls: int) -> float | Flood:
+        """Charge its account; return for how many seconds its peer must pause."""
+        account = self.account
+        if not self._pending.add(seconds, messages, controls) or account is None:
+            return 0.0
+        return self._pending.settle(account, now)
+
+    def count(self, name: str) -> None:
+        """Count a limit that its peer has exceeded."""
+        self._hub.count(name)
+
+    def will_wait(self) -> None:
+        """Have another thread read the other connections: its reader is about to wait."""
+        if self._hub.readers is not None:
+            self._hub.readers.before_wait()
+
+    def will_call(self) -> None:
+        """Do the same where callbacks have waited lately: what comes may wait as well."""
+        if self._hub.readers is not None:
+            self._hub.readers.before_call()

@@ -24,10 +24,18 @@ from typing import Protocol, TypeVar
 
 from ..reentrant import Lock
 
-__all__ = ["DirectSocket", "Reachable", "keeps_blocking", "send_to_each"]
+__all__ = [
+    "DirectSocket",
+    "Reachable",
+    "keeps_blocking",
+    "receive_at_once",
+    "send_to_each",
+    "wait_for_input",
+]
 
 T = TypeVar("T")
 
+_AT_ONCE: int = getattr(socket, "MSG_DONTWAIT", 0)
 _FLAGS = getattr(socket, "MSG_DONTWAIT", 0) | getattr(socket, "MSG_NOSIGNAL", 0)
 _TLS_WAIT = 0.002  # seconds to wait for the reader, which is mostly inside OpenSSL for microseconds
 _RECORD_BYTES = 16 * 1024  # of a TLS record, which OpenSSL takes whole or wants again
@@ -55,6 +63,67 @@ def _load() -> _LibcSend | None:
 
 
 _libc_send = _load()
+
+
+def _load_recv() -> Callable[[int, object, int, int], int] | None:
+    """Return libc's `recv`, called with the GIL held; None where that is not possible."""
+    if os.name != "posix" or not hasattr(socket, "MSG_DONTWAIT"):
+        return None
+    try:
+        function = ctypes.PyDLL(None).recv
+    except (OSError, AttributeError):
+        return None
+    function.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    function.restype = ctypes.c_ssize_t
+    return function
+
+
+_libc_recv = _load_recv()
+
+
+_EPOLL_CTL_ADD = 1
+# struct epoll_event, which is packed on x86-64 alone (epoll_event(3type)).
+_EPOLL_EVENT = struct.Struct("=IQ" if platform.machine() in ("x86_64", "AMD64") else "@IQ")
+
+
+def _load_epoll_ctl() -> Callable[[int, int, int, bytes], int] | None:
+    """Return libc's `epoll_ctl`, called with the GIL held; None where that is not possible."""
+    if not hasattr(select, "epoll"):
+        return None
+    try:
+        function = ctypes.PyDLL(None).epoll_ctl
+    except (OSError, AttributeError):
+        return None
+    function.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_char_p)
+    return function
+
+
+_libc_epoll_ctl = _load_epoll_ctl()
+
+
+def wait_for_input(epoll: select.epoll, fd: int) -> None:
+    """Register a descriptor for input, without giving up the GIL where possible.
+
+    Raises OSError, as `epoll.register` does.
+    """
+    event = _EPOLL_EVENT.pack(select.EPOLLIN, fd)
+    if _libc_epoll_ctl is None or _libc_epoll_ctl(epoll.fileno(), _EPOLL_CTL_ADD, fd, event):
+        epoll.register(fd, select.EPOLLIN)  # the slower call finds out what it is, and raises that
+
+
+def receive_at_once(sock: socket.socket, most: int) -> bytes:
+    """Receive what is there, at most so many bytes, without giving up the GIL where possible.
+
+    For a socket that is known to be readable: letting go of the GIL would have this thread wait
+    for those that want it. Raises as `socket.recv` does, BlockingIOError among it.
+    """
+    if _libc_recv is not None:
+        buffer = ctypes.create_string_buffer(most)
+        size = _libc_recv(sock.fileno(), buffer, most, _AT_ONCE)
+        if size >= 0:
+            return buffer.raw[:size] if size else b""
+    return sock.recv(most, _AT_ONCE)  # the slower call finds out what it is, and raises that
+
 
 _POLLFD = struct.Struct("@ihh")  # descriptor, events, revents
 

@@ -317,10 +317,11 @@ class Sender:
         self._changed.notify_all()
         return True
 
-    def answer_close(self, code: int) -> None:
+    def answer_close(self, code: int) -> bool:
         """Answer the peer's Close frame; messages that have not begun are dropped.
 
-        Does not set `cause`, and sends nothing where the peer's frame was an answer.
+        Does not set `cause`, and sends nothing where the peer's frame was an answer. Never
+        waits: False while something is still to be written, for `drain`.
         """
         with self._lock:
             if self._state is _State.OPEN:
@@ -329,7 +330,7 @@ class Sender:
                 self._outbox.clear()
                 self._control_locked(close_frame(code))
                 self._changed.notify_all()
-        self.drain()
+            return self._state is _State.ENDED or not self._outbox.size
 
     def drain(self) -> None:
         """Wait until everything queued is written, or the close timeout is over."""

@@ -39,7 +39,7 @@ from wsproto.utilities import LocalProtocolError
 from ..errors import CloseCode
 from ..protocol.compression import Inflation, most_compressed
 from ..reentrant import Lock
-from .fast_send import DirectSocket, keeps_blocking
+from .fast_send import DirectSocket, keeps_blocking, receive_at_once
 from .progress import measure
 
 __all__ = [
@@ -250,6 +250,7 @@ class Transport:
         self._pending_events: Iterator[Event] = iter(())
         self._headers = _FrameHeaders(max_message_size)
         self._inflation = Inflation(max_message_size) if compression else None
+        self._held_back = False  # whether `_pending_events` may have more
         self._received = b""
         if isinstance(received, bytes):
             self._received = received
@@ -328,6 +329,11 @@ class Transport:
             if self._closed:
                 self._release_locked()
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether its input is waited for at its descriptor, and read by this alone."""
+        return not self._polls and self._other is None and not self._borrowed
+
     def shutdown(self) -> None:
         """End the connection in both directions and wake the threads that wait on it.
 
@@ -361,6 +367,16 @@ class Transport:
         self.close()
 
     # --- reader thread ---------------------------------------------------------------------
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether what was received is handled, and ends with the end of a frame or message."""
+        return not (self._unfinished or self.has_more)
+
+    @property
+    def has_more(self) -> bool:
+        """Whether something was received that is not handled, for which no more has to come."""
+        return bool(self._received) or self._held_back
 
     def receive(self, timeout: float) -> list[Event] | None:
         """Return the received events, or None when nothing arrived for `timeout` seconds.
@@ -410,11 +426,13 @@ class Transport:
         """
         events: list[Event] = []
         size = 0
+        self._held_back = False
         for event in self._pending_events:
             events.append(event)
             if isinstance(event, (Text, Binary)):
                 size += len(event.text if isinstance(event, Text) else event.data)
                 if size >= self._max_message_size:
+                    self._held_back = True
                     break
         return events
 
@@ -423,19 +441,22 @@ class Transport:
         return Broken(CloseCode.POLICY, reason, "slow_messages")
 
     def _read(self, timeout: float) -> bytes | Closed | None:
-        """Wait for bytes; None when none arrive for `timeout` seconds."""
+        """Wait for bytes; None when none arrive for `timeout` seconds, or are here for 0."""
         deadline = time.monotonic() + timeout
         most = self._receive_bytes()
         data, self._received = self._received[:most], self._received[most:]
-        if not data and not self._polls and timeout != self._receive_timeout:
+        at_once = timeout <= 0 and not self._polls
+        if not data and not self._polls and not at_once and timeout != self._receive_timeout:
             self._set_receive_timeout(timeout)
         waits = self._polls
         while not data:
             if waits and not self._pending() and not self._readable(deadline - time.monotonic()):
                 return None
             try:
-                data = self._recv(most)
+                data = self._recv(most, at_once)
             except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
+                if at_once:
+                    return None
                 waits = True  # after a blocking receive too: check the timeout
                 continue
             except ssl.SSLWantWriteError:  # TLS must first write a record of its own
@@ -489,7 +510,7 @@ class Transport:
             return _FIRST_BYTES
         return min(missing, _RECEIVE_BYTES)
 
-    def _recv(self, most: int) -> bytes:
+    def _recv(self, most: int, at_once: bool) -> bytes:
         if self.direct.tls is not None:
             # Not the other lock: OpenSSL reads records without data until they end, and meanwhile
             # no thread may be kept from sending on this connection.
@@ -497,7 +518,10 @@ class Transport:
                 return self._sock.recv(most)
         if self._polls:
             return self._sock.recv(most)
-        data = self._sock.recv(_FIRST_BYTES)
+        if at_once:
+            data = receive_at_once(self._sock, _FIRST_BYTES)
+        else:
+            data = self._sock.recv(_FIRST_BYTES)
         if len(data) == _FIRST_BYTES < most:
             # nothing more yet, or an error that the next receive raises
             with contextlib.suppress(OSError):

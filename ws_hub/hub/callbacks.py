@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from ..access.contexts import Context, context_of
 from ..errors import HubNotRunning, excerpt
@@ -20,6 +21,16 @@ __all__ = ["Callbacks", "guarded"]
 logger = get_logger(__name__)
 
 
+class Held(Protocol):
+    """What would be held up by a function that waits."""
+
+    def before_call(self) -> None:
+        """Go on with another thread, if the calling one may be held up."""
+
+    def after_call(self, seconds: float) -> None:
+        """Take note of how long a call took."""
+
+
 class Callbacks:
     """Calls user functions, on any thread.
 
@@ -28,6 +39,7 @@ class Callbacks:
         context: returns the context of calls that are for no client, or whose handshake has
             none; see `access.contexts`.
         ends: returns whether the hub takes no more messages, because it ends.
+        held: the threads that call those for clients, or None.
     """
 
     def __init__(
@@ -35,10 +47,12 @@ class Callbacks:
         counters: Counters,
         context: Callable[[], Context] = contextlib.nullcontext,
         ends: Callable[[], bool] = lambda: False,
+        held: Held | None = None,
     ) -> None:
         self._counters = counters
         self._context = context
         self._ends = ends
+        self._held = held
         self._inside = threading.local()  # .depth: calls the thread is in; .connections: of these
         # guards: nothing; it is changed and copied by single calls. Those that run now.
         self._running: dict[object, tuple[Callable[..., Any], Any]] = {}
@@ -47,6 +61,12 @@ class Callbacks:
     def inside(self) -> bool:
         """Whether the calling thread is in one of them."""
         return getattr(self._inside, "depth", 0) > 0
+
+    @property
+    def connection(self) -> Any:
+        """The connection that the calling thread is in one of them for; None for none."""
+        connections = getattr(self._inside, "connections", ())
+        return connections[-1] if connections else None
 
     def is_for(self, connection: object) -> bool:
         """Return whether the calling thread is in one of them for a connection."""
@@ -72,6 +92,10 @@ class Callbacks:
         before = getattr(self._inside, "connections", ())
         self._inside.depth = depth + 1
         self._inside.connections = (*before, connection)
+        held = None if connection is None or depth else self._held
+        if held is not None:
+            held.before_call()
+        began = time.monotonic()
         try:
             self._running[key] = function, connection
             if bare:
@@ -95,6 +119,8 @@ class Callbacks:
             self._inside.depth = depth
             self._inside.connections = before
             self._running.pop(key, None)
+            if held is not None:
+                held.after_call(time.monotonic() - began)
 
     def running(self) -> list[tuple[str, Any]]:
         """Return which functions run now, each with the connection that it is for, or None."""

@@ -137,6 +137,7 @@ from .keyed import misplaced_key
 from .life import Life, State
 from .listener import Listener
 from .logs import Logs
+from .pacing import Window
 from .replay import HUB_THREAD
 from .stats import HubStats
 from .statuses import status_of
@@ -747,7 +748,7 @@ class Hub(AbstractPublisher):
                 publication.payer, publication.exclude = payer, exclude
         if self._life.pacing.crowded and not publications[0].waits:
             receives = functools.partial(self._receives, channel)
-            timeout = self._keep_pace(publications, receives, timeout)
+            timeout = self._keep_pace(publications, receives, timeout, payer)
         if wait is not None:
             watched = Watched(tuple(publications), [], Event())
             self._enqueue(watched, timeout, channel=channel)
@@ -803,8 +804,11 @@ class Hub(AbstractPublisher):
         publications: Sequence[Publication],
         receives: Callable[[Connection], bool],
         timeout: float | None,
+        payer: Connection | None = None,
     ) -> float | None:
         """Wait for crowded receivers that read well; return what is left of the time."""
+        # A thread that reads many clients is no loop, although it publishes for all of them.
+        source = self._life.callbacks.connection if payer is None else payer
         wait = self._config.publish_timeout if timeout is None else timeout
         began = time.monotonic()
         size = sum([len(each.text) for each in publications])
@@ -812,7 +816,7 @@ class Hub(AbstractPublisher):
             wait <= 0
             or self._is_hub_thread()
             or nested()
-            or not self._life.pacing.is_loop(len(publications), size, began)
+            or not self._life.pacing.is_loop(len(publications), size, began, _window(source))
         ):
             return timeout
         # The last tenth is for the hub's queue: what is slow is no reason for HubFull.
@@ -820,6 +824,7 @@ class Hub(AbstractPublisher):
         for number in self._life.pacing.crowded:
             connection = self._life.registry.find(number)
             if connection is not None and receives(connection):
+                self._life.readers.before_wait()
                 connection.keep_pace(until - time.monotonic())
         return max(began + wait - time.monotonic(), 0.0)
 
@@ -880,6 +885,8 @@ class Hub(AbstractPublisher):
         # call of the hub nobody might: what that has half done may be waited for.
         if wait <= 0 or self._is_hub_thread() or nested():
             wait = 0.0
+        if wait and way.full():
+            self._life.readers.before_wait()
         try:
             way.put(item, block=wait > 0, timeout=wait, most=most)
         except queue.Full:
@@ -2001,6 +2008,15 @@ class _Inside:
     def count(self, name: str) -> None:
         """Count something, by its name in `HubStats`. Any thread."""
         self._hub._life.counters.add(name)
+
+
+def _window(source: Connection | None) -> Window | None:
+    """Return what a client has published lately; None where no client is the source."""
+    if source is None:
+        return None
+    window: Window = source.published or Window()
+    source.published = window
+    return window
 
 
 def _no_client(given: object) -> TypeError:

@@ -31,6 +31,7 @@ from ..backplane.store import HistoryStore
 from ..config import HubConfig
 from ..connection.connection import Connection
 from ..connection.poller import Poller
+from ..connection.readers import Readers
 from ..connection.ring import Ring
 from ..connection.writer_starter import ThreadStarter
 from ..errors import CloseCode
@@ -157,7 +158,8 @@ class Life:
         self.ring = Ring()
         self.at_stop = StopHooks()
         self.counters = Counters()
-        self.callbacks = Callbacks(self.counters, hub.context, self._takes_nothing)
+        self.readers = Readers()
+        self.callbacks = Callbacks(self.counters, hub.context, self._takes_nothing, self.readers)
         self.pacing = Pacing()
         # What is wanted of the other processes, where there can be any.
         interest = None if config.backplane is None else Interest()
@@ -266,6 +268,7 @@ class Life:
         Args:
             wind_down: called with this life on the stop thread, once it is told to end.
         """
+        self.readers.begin()
         with contextlib.ExitStack() as begun:  # what fails leaves nothing behind
             if self.relay is not None:
                 self.relay.open()
@@ -466,6 +469,8 @@ class Life:
                 mailbox.join(deadline - time.monotonic())
         self.poller.close()
         self.poller.join(deadline - time.monotonic())
+        self.readers.close()
+        self.readers.join(deadline)
         if self._starter is not None:
             self._starter.close()
             self._starter.join(deadline - time.monotonic())

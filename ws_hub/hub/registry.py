@@ -27,7 +27,8 @@ __all__ = ["Registry"]
 
 logger = get_logger(__name__)
 
-_PAUSE = 0.005  # seconds between the pings of one such time
+_PINGS = 64  # that are sent without a pause
+_PAUSE = 0.005  # seconds of such a pause
 _TOGETHER = 0.25  # seconds that a ping may come late, so that several go out together
 
 
@@ -212,9 +213,9 @@ class Registry:
         From this thread and not from each client's writer: that is one thread to wake for
         the pings of a quarter of a second, instead of one for each.
         """
-        # Sixteen, then a pause, unless that were too few to be in time: each pong wakes a
-        # reader, and of readers that wait for the GIL together each wakes every 5 ms again.
-        most = max(16, int(2 * len(self._beats) * _PAUSE / self._heartbeat_interval) + 1)
+        # So many, then a pause, unless that were too few to be in time: what is published waits
+        # for them, and where each pong wakes a thread of its own, these fight for the GIL.
+        most = max(_PINGS, int(2 * len(self._beats) * _PAUSE / self._heartbeat_interval) + 1)
         while self._beats and self._beats[0][0] <= now:
             if not most:
                 return now + _PAUSE

@@ -315,6 +315,7 @@ class RequestHandler:
             connection.reply(error("History: not allowed", "forbidden", id=id, channel=channel))
             return
         limit = _PAGE if request.limit is None else min(request.limit, _MOST_OF_PAGE)
+        connection.will_call()  # a history store may have to wait
         try:
             page = self._actions.read(replace(request, limit=limit))
         except (HistoryError, HubNotRunning):

@@ -114,7 +114,7 @@ class Running:
 
 def hub_threads(state: dict[str, Any]) -> list[str]:
     """Return the threads of a server that belong to connections."""
-    return [name for name in state["threads"] if re.match("ws-hub:(reader|writer)", name)]
+    return [name for name in state["threads"] if re.match("ws-hub:(reader|writer):", name)]
 
 
 def client_context() -> ssl.SSLContext:
