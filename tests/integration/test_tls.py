@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import ssl
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from websocket import WebSocket, create_connection
 
+from tests.harness import long_grace
 from tests.integration.apps.launch import CERTIFICATE, Running, client_context, server
 from tests.integration.apps.live import at_once
 from tests.interventions import no_threads
 from tests.support import TIMEOUT, RawPeer, wait_until
-from ws_hub import Hub, HubConfig, Message, serve
+from ws_hub import Client, Hub, HubConfig, Message, serve
 
 KINDS = ["werkzeug", "gthread", "embedded", "wsgiref"]
 
@@ -180,10 +183,35 @@ def test_fault_42_max_connections_keeps_threads_free_under_tls() -> None:
 def test_fault_42_under_tls_a_connection_without_a_thread_just_ends() -> None:
     """A 503 would have to wait for a handshake, on the thread that accepts."""
     with Hub() as hub, serve(hub, ssl_context=server_context()) as site:
-        with no_threads("ws-hub:request"), pytest.raises(OSError):
+        with (
+            no_threads("ws-hub:accept"),
+            socket.create_connection((site.host, site.port)),  # has the last thread
+            pytest.raises(OSError),
+        ):
             RawPeer(site.host, site.port, ssl_context=client_context())
         with RawPeer(site.host, site.port, ssl_context=client_context()) as peer:
             assert peer.close() == (1000, "")
+
+
+@pytest.mark.parametrize("tls", [True, False])
+def test_the_end_of_a_server_does_not_wait_for_clients_of_a_hub_that_goes_on(tls: bool) -> None:
+    entered, release = threading.Event(), threading.Event()
+
+    def on_connect(client: Client) -> None:
+        entered.set()
+        assert release.wait(TIMEOUT)
+
+    context = server_context() if tls else None
+    with Hub(HubConfig(on_connect=on_connect)) as hub, long_grace():
+        with serve(hub, ssl_context=context) as site:
+            trust = client_context() if tls else None
+            with RawPeer(site.host, site.port, ssl_context=trust) as peer:
+                assert entered.wait(TIMEOUT)
+                with at_once(site.close):
+                    pass
+                release.set()
+                peer.send_json({"type": "ping"})
+                assert peer.recv_json()["type"] == "pong"
 
 
 def test_stop_says_1001_under_tls_and_the_request_threads_end() -> None:

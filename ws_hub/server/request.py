@@ -21,12 +21,13 @@ from typing import IO, Any, cast
 from wsgiref.simple_server import ServerHandler, WSGIRequestHandler
 
 from ..connection.connection import Connection
+from ..connection.fast_send import receive_at_once
 from ..errors import excerpt
 from ..log import get_logger
 from ..wsgi.app import split_absolute
 from ..wsgi.servers import LEND_KEY, SOCKET_KEY
 
-__all__ = ["MAX_REQUEST_LINE", "Handler"]
+__all__ = ["MAX_REQUEST_LINE", "Handler", "NoThread"]
 
 logger = get_logger(__name__)
 
@@ -39,6 +40,10 @@ _PLAIN = re.compile(
     rb"(GET|HEAD) (/[!-~]*) (HTTP/1\.[01])\r\n"
     rb"((?:(?!(?i:content|transfer)-)[!#$%&'*+.^`|~0-9A-Za-z-]+:[\t -~]*\r\n){0,64})\r\n"
 )
+
+
+class NoThread(OSError):
+    """A request has to wait for its peer, and no thread is free to do so."""
 
 
 class Handler(WSGIRequestHandler):
@@ -57,8 +62,8 @@ class Handler(WSGIRequestHandler):
     def setup(self) -> None:
         """Make `rfile` a file with a deadline."""
         super().setup()
-        patience: float = self.server.patience  # type: ignore[attr-defined]  # ours
-        self.input = _Patient(self.connection, patience)
+        server = cast(Any, self.server)  # ours
+        self.input = _Patient(self.connection, server.patience, server.before_wait)
         self.rfile = io.BufferedReader(self.input)
 
     def handle(self) -> None:
@@ -197,13 +202,17 @@ class _Patient(io.RawIOBase):
     Args:
         sock: the connection.
         patience: seconds that the head may take, and then each wait for the peer.
+        before_wait: called before a wait; False when nothing may wait here.
 
     Attributes:
         deadline: when the head has to be here, in monotonic seconds; None once it is.
     """
 
-    def __init__(self, sock: socket.socket, patience: float) -> None:
+    def __init__(
+        self, sock: socket.socket, patience: float, before_wait: Callable[[], bool]
+    ) -> None:
         self._sock = sock
+        self._before_wait = before_wait
         self._patience = patience
         self._limited = False
         # Mostly the head is here already. That cannot be asked under TLS, nor of a socket with a
@@ -239,8 +248,12 @@ class _Patient(io.RawIOBase):
         if self._asks:
             self._asks = False
             try:
-                return self._sock.recv_into(buffer, 0, _AT_ONCE)
+                data = receive_at_once(self._sock, len(buffer))
+                buffer[: len(data)] = data
+                return len(data)
             except BlockingIOError:
                 pass  # not yet
+        if not self._before_wait():
+            raise NoThread
         self._sock.settimeout(left)
         return self._sock.recv_into(buffer)

@@ -1,8 +1,8 @@
 """The embedded HTTP server, for scripts, tests and demos.
 
-It is the standard library's WSGI server with a thread for each request; the thread of a
-WebSocket's request becomes the client's reader. For a public site mount `hub.handler()` in
-the WSGI server of the rest of the site.
+It is the standard library's WSGI server with a few threads, one of which accepts, and more for
+requests that wait. A WebSocket goes to the readers of its hub. For a public site mount
+`hub.handler()` in the WSGI server of the rest of the site.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import itertools
 import selectors
 import socket
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable
@@ -20,22 +21,26 @@ from typing import Any
 from wsgiref.simple_server import WSGIServer
 
 from .. import threads
+from ..connection.connection import Connection
+from ..crew import Crew
 from ..errors import ConfigError, excerpt
 from ..hub.hub import Hub
 from ..log import get_logger
 from ..protocol.handshake import RETRY, Answer, refusal
 from ..reentrant import Event, Lock
-from ..wsgi.app import Application, check_hub, middleware
+from ..wsgi.app import NO_THREAD, Application, check_hub, middleware
 from ..wsgi.servers import DIRECT_KEY
 from .hosts import Hosts, parse_host
-from .request import MAX_REQUEST_LINE, Handler
+from .request import MAX_REQUEST_LINE, Handler, NoThread
 
 __all__ = ["Server", "serve"]
 
 logger = get_logger(__name__)
 
-_GRACE = 1.0
+_NAME = "ws-hub:accept"
+_GRACE = 1.0  # seconds for what was told to end
 _QUEUE = 0.5  # seconds that a connection waits for another request to end
+_TOGETHER = 16  # connections that are accepted before the first of them is answered
 _PAUSE = 0.2  # seconds without accepting when descriptors or memory are exhausted
 _BUSY = refusal("503 Service Unavailable", "too many requests at once", RETRY).to_bytes()
 _NOT_FOUND = refusal("404 Not Found", "Not found")
@@ -46,6 +51,7 @@ _HOST_FOREIGN = refusal(
     "This server does not answer to that name. If the name is yours, give it: --allow-host on the "
     "command line, allowed_hosts= in Python.",
 )
+_INHERITS = not sys.platform.startswith("linux")  # what is accepted does not block either
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # reaches a wildcard address from here
 
 
@@ -140,7 +146,6 @@ class Server:
         self._owns_hub = not hub.running  # then `close` stops it
         Hosts(address[0], allowed_hosts)  # raises ConfigError before a port is bound
         self._closed = Event()
-        self._thread: threading.Thread | None = None
         server: _ThreadingServer | None = None
         try:
             self._server = server = _ThreadingServer(
@@ -165,7 +170,7 @@ class Server:
 
     def _start(self) -> None:
         """Start to accept. Not in the constructor: its caller must be able to call `close`."""
-        self._thread = threads.start("ws-hub:accept", self._accept)
+        self._server.begin()
 
     def close(self) -> None:
         """Stop accepting, end the current requests, and stop the hub if `serve` started it.
@@ -177,12 +182,11 @@ class Server:
         if self._closed.is_set():
             return
         self._closed.set()
-        self._server.wake()
-        threads.join(self._thread, _GRACE)
+        self._server.end_accepting()
         self._server.server_close()
         if self._owns_hub:
             self._hub.stop()
-        self._server.end_requests(_GRACE)
+        self._server.end_requests(_GRACE, clients=self._owns_hub)
 
     def __enter__(self) -> Server:
         return self
@@ -198,21 +202,23 @@ class Server:
         self._closed.set()
         self._server.discard()
 
-    # --- accept thread ---------------------------------------------------------------------
 
-    def _accept(self) -> None:
-        self._thread = threading.current_thread()  # even if an exception interrupted _start
-        while not self._closed.is_set():
-            self._server.accept()  # woken by a connection; close() makes one
-            if self._server.exhausted:
-                # The connection stays in the listener's queue and would be tried again
-                # at once, for ever (FAULTS 43).
-                self._server.exhausted = False
-                self._closed.wait(_PAUSE)
+class _Request:
+    """A connection that was accepted, and whose request is not answered yet."""
+
+    __slots__ = ("address", "number", "socket")
+
+    def __init__(self, number: int, sock: socket.socket, address: tuple[Any, ...]) -> None:
+        self.number = number
+        self.socket = sock
+        self.address = address
 
 
 class _ThreadingServer(WSGIServer):
-    """WSGIServer with a named, tracked thread for each request, and TLS.
+    """WSGIServer whose requests are answered by a crew of threads, and TLS.
+
+    The thread that accepts a connection answers its request too, while another one is ready to
+    accept the next.
 
     Args:
         address: the address to listen on.
@@ -241,26 +247,27 @@ class _ThreadingServer(WSGIServer):
         self._hub = hub
         if ":" in address[0]:
             self.address_family = socket.AF_INET6
-        self.exhausted = False  # owned by the accept thread: the last accept failed
-        self._closing = False  # set by `wake`, before it wakes the accept thread
+        self._crew: Crew[_Request] = Crew(_NAME, self)
+        self._closing = Event()
+        self._accepts_no_more = Event()  # set by the thread that waited last
         self._ssl_context = ssl_context
         self._numbers = itertools.count(1)
-        # guards: _sockets, _threads, _lent, _ending. Taken alone.
+        # guards: _sockets, _lent, _ending. Taken alone.
         self._lock = Lock()
         self._sockets: dict[int, socket.socket] = {}
-        self._threads: dict[int, threading.Thread] = {}
-        self._lent: set[int] = set()  # readers already, before _threads has them
+        self._lent: set[threading.Thread] = set()  # those that are at a WebSocket's beginning
         self._ending = False  # requests are being ended
-        # guards: the number of requests; acquired by the accept thread, which waits at most
-        # _QUEUE seconds, and released by the requests' threads.
+        # guards: the number of requests; acquired by the thread that accepts, which waits at
+        # most _QUEUE seconds, and released when the request is answered.
         self._room = threading.BoundedSemaphore(most)
-        self._crowded = False  # owned by the accept thread: its last wait got no room
+        self._crowded = False  # of the thread that accepts: its last wait got no room
         # A kind that needs no descriptor of its own.
         self._selector = getattr(selectors, "PollSelector", selectors.SelectSelector)()
         super().__init__(address, Handler)
 
     def server_activate(self) -> None:
         super().server_activate()
+        self.socket.setblocking(False)
         self._selector.register(self.socket, selectors.EVENT_READ)
 
     def server_bind(self) -> None:
@@ -283,95 +290,115 @@ class _ThreadingServer(WSGIServer):
 
     # --- any thread ------------------------------------------------------------------------
 
-    def wake(self) -> None:
-        """Make `accept` return, by a connection to the server itself."""
-        self._closing = True
-        host = _LOOPBACK.get(self.server_name, self.server_name)
-        with contextlib.suppress(OSError), socket.socket(self.address_family) as sock:
-            sock.settimeout(_GRACE)
-            sock.connect((host, self.server_port))
+    def begin(self) -> None:
+        """Begin to accept. Raises RuntimeError when the system has no more threads."""
+        self._crew.begin()
 
-    def end_requests(self, timeout: float) -> None:
-        """End the current requests and wait for their threads."""
-        deadline = time.monotonic() + timeout
+    def end_accepting(self) -> None:
+        """Accept nothing more; a connection to the server itself wakes the thread that waits."""
+        self._closing.set()
+        if self._crew.close():
+            host = _LOOPBACK.get(self.server_name, self.server_name)
+            with contextlib.suppress(OSError), socket.socket(self.address_family) as sock:
+                sock.settimeout(_GRACE)
+                sock.connect((host, self.server_port))
+            self._accepts_no_more.wait(_GRACE)
+
+    def before_wait(self) -> bool:
+        """Have another thread accept, where the calling one does; False when there is none."""
+        return self._crew.hand_over()
+
+    def end_requests(self, timeout: float, *, clients: bool) -> None:
+        """End the current requests and wait for their threads.
+
+        With `clients` also for those that are at a WebSocket: the hub has ended these.
+        """
         with self._lock:
             self._ending = True
             for request in self._sockets.values():
                 _cut(request)
-            under_way = list(self._threads.values())
-        for thread in under_way:
-            threads.join(thread, deadline - time.monotonic())
+            lent = set() if clients else set(self._lent)
+        self._crew.join(time.monotonic() + timeout, lent)
 
     def discard(self) -> None:
-        """Close every descriptor in a forked child.
+        """Close every descriptor in a forked child, and accept nothing there.
 
         Without the lock: at the fork another thread of the parent may have held it.
         """
+        self._crew.forget()
         for sock in (self.socket, *self._sockets.values()):
             with contextlib.suppress(OSError):
                 sock.close()
 
-    # --- accept thread ---------------------------------------------------------------------
+    # --- the thread that accepts; see `Work` -----------------------------------------------
 
-    def accept(self) -> None:
-        """Wait for a connection and start its request's thread.
+    def wait(self) -> list[_Request]:
+        """Wait for connections; return their requests, as far as they are to be answered.
 
         It replaces `handle_request`, which makes a selector for each connection. It does
-        not block in accept(2), which allocates its descriptor before it waits.
+        not block in accept(2), which allocates its descriptor before it waits. Several at a
+        time: while requests are answered, each call that gives up the GIL hands it to the hub's
+        thread, which registers the client before, and back.
         """
         self._selector.select()
-        # Without room for a request, further connections stay in the kernel's queue: the
-        # first for _QUEUE seconds, the others not at all until there is room again.
-        room = self._room.acquire(timeout=0.0 if self._crowded else _QUEUE)
-        if not room and not self._crowded:  # logged once, until there is room again
-            logger.warning(
-                "max_handshakes: %d requests are under way, others are refused", self._most
-            )
-        self._crowded = not room
+        found: list[_Request] = []
         try:
-            request, client_address = self.get_request()
+            while len(found) < _TOGETHER and not self._closing.is_set():
+                # Without room for a request, further connections stay in the kernel's queue: the
+                # first for _QUEUE seconds, the others not at all until there is room again.
+                room = self._room.acquire(timeout=0.0 if self._crowded or found else _QUEUE)
+                if not room and found:
+                    break
+                if not room and not self._crowded:  # logged once, until there is room again
+                    logger.warning(
+                        "max_handshakes: %d requests are under way, others are refused", self._most
+                    )
+                self._crowded = not room
+                request = self._accept(room)
+                if request is None:
+                    if room:
+                        self._room.release()
+                    break
+                found.append(request)
+        finally:
+            if self._closing.is_set():
+                self._accepts_no_more.set()
+        return found
+
+    def _accept(self, room: bool) -> _Request | None:
+        """Accept a connection; None when there is none, or it was turned away."""
+        try:
+            sock, client_address = self.get_request()
+        except BlockingIOError:  # no more
+            return None
         except OSError as error:
             if not isinstance(error, ConnectionError):  # not: the peer has left meanwhile
-                self.exhausted = True
                 logger.warning("cannot accept a connection: %s", error)
-            if room:
-                self._room.release()
-            return
-        if not room and not self._closing:
-            self._hub.admission.crowded()
-            self._turn_away(request, _BUSY)
-        elif not self._closing:
-            answer = self._hub.admission.refuse_early(
-                client_address[0], functools.partial(_peek, request)
-            )
-            if answer is None:
-                self.process_request(request, client_address)
-                return
-            self._turn_away(request, answer.to_bytes())
-        self.shutdown_request(request)
-        if room:
-            self._room.release()
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        number = next(self._numbers)
-        self._keep(number, request)
-        try:
-            thread = threads.begin(
-                f"ws-hub:request:{number}", self._serve, number, request, client_address
-            )
-        except RuntimeError as error:  # can't start new thread
-            logger.warning("request from %s refused: %s", excerpt(client_address), error)
-            self._turn_away(request, _BUSY)
-            self._done(number, request)
-            return
-        with self._lock:
-            # A thread is removed when it has ended, which is later than its response.
-            for ended in [n for n, each in self._threads.items() if not each.is_alive()]:
-                del self._threads[ended]
-            if number in self._lent:
-                self._lent.remove(number)
+                # The connection stays in the listener's queue and would be tried again
+                # at once, for ever (FAULTS 43).
+                self._closing.wait(_PAUSE)
+            return None
+        if _INHERITS and sock.gettimeout() is None:
+            sock.setblocking(True)
+        answer: bytes | None = None
+        if not self._closing.is_set():
+            if not room:
+                self._hub.admission.crowded()
+                answer = _BUSY
+            elif (
+                early := self._hub.admission.refuse_early(
+                    client_address[0], functools.partial(_peek, sock)
+                )
+            ) is not None:
+                answer = early.to_bytes()
             else:
-                self._threads[number] = thread
+                request = _Request(next(self._numbers), sock, client_address)
+                self._keep(request.number, sock)
+                return request
+        if answer is not None:
+            self._turn_away(sock, answer)
+        self.shutdown_request(sock)
+        return None
 
     def _turn_away(self, request: socket.socket, answer: bytes) -> None:
         """Answer a request that gets no thread, without waiting for its bytes."""
@@ -383,31 +410,77 @@ class _ThreadingServer(WSGIServer):
         with contextlib.suppress(OSError):
             request.send(answer)
 
-    # --- request threads -------------------------------------------------------------------
+    # --- the threads of the requests; see `Work` -------------------------------------------
 
-    def _serve(self, number: int, request: socket.socket, client_address: Any) -> None:
-        connection = None
+    def handle(self, request: _Request) -> None:
+        """Answer a request, or begin a WebSocket."""
+        thread = threading.current_thread()
+        thread.name = f"ws-hub:request:{request.number}"
+        try:
+            self._serve(request)
+        except Exception:  # noqa: BLE001 - what a WebSocket leaves; it is over, others go on
+            logger.exception("thread %s failed", thread.name)
+        finally:
+            thread.name = _NAME
+
+    def part(self, request: _Request) -> None:
+        """Nothing to do: `wait` returns each request once."""
+
+    def keep(self, request: _Request) -> None:
+        """Nothing to do: the request is answered."""
+
+    def is_over(self) -> bool:
+        """Return True: nothing more is accepted once it is closed."""
+        return True
+
+    def end(self) -> None:
+        """Nothing to do: what accepts is closed by `Server.close`."""
+
+    def _serve(self, request: _Request) -> None:
+        sock, connection = request.socket, None
         try:
             if self._ssl_context is not None:
-                request.settimeout(self.patience)
+                if not self.before_wait():
+                    raise NoThread
+                sock.settimeout(self.patience)
                 # Kept before its handshake waits, so that `end_requests` can shut it down: the
                 # wrapped socket object has no descriptor any more.
-                request = self._ssl_context.wrap_socket(
-                    request, server_side=True, do_handshake_on_connect=False
+                sock = self._ssl_context.wrap_socket(
+                    sock, server_side=True, do_handshake_on_connect=False
                 )
-                self._keep(number, request)
-                request.do_handshake()
-            connection = Handler(request, client_address, self).lent
+                self._keep(request.number, sock)
+                sock.do_handshake()
+            elif self._crew.is_cautious:
+                self.before_wait()
+            connection = Handler(sock, request.address, self).lent
+        except NoThread:
+            logger.warning("request from %s refused: no thread is free", excerpt(request.address))
+            self._turn_away(sock, _BUSY)
         except OSError as error:  # the peer has left, speaks no TLS, or is too slow
             if isinstance(error, TimeoutError):
                 self._hub.admission.late()
-            logger.debug("request from %s ended: %s", excerpt(client_address), error)
-        except Exception:  # noqa: BLE001 - the top of a thread
-            logger.exception("request from %s failed", excerpt(client_address))
+            logger.debug("request from %s ended: %s", excerpt(request.address), error)
+        except Exception:  # noqa: BLE001 - the top of a request
+            logger.exception("request from %s failed", excerpt(request.address))
         finally:
-            self._done(number, None if connection is not None else request)
+            self._done(request.number, None if connection is not None else sock)
         if connection is not None:
-            connection.take_thread()
+            self._start(connection)
+
+    def _start(self, connection: Connection) -> None:
+        """Begin a WebSocket; `on_connect` runs here, and may take its time."""
+        thread = threading.current_thread()
+        with self._lock:
+            self._lent.add(thread)
+        try:
+            connection.start(self.before_wait)
+        except RuntimeError as error:
+            logger.warning("connection refused: %s", error)
+            connection.refuse(NO_THREAD)
+            connection.discard()
+        finally:
+            with self._lock:
+                self._lent.discard(thread)
 
     def _keep(self, number: int, request: socket.socket) -> None:
         with self._lock:
@@ -419,8 +492,6 @@ class _ThreadingServer(WSGIServer):
         """Remove a request, and close its connection unless a client has it now."""
         with self._lock:
             self._sockets.pop(number, None)
-            if request is None and self._threads.pop(number, None) is None:
-                self._lent.add(number)  # its thread is the client's reader: the hub joins it
         self._room.release()
         if request is not None:
             self.shutdown_request(request)

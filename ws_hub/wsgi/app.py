@@ -51,6 +51,7 @@ from .servers import (
 from .starter import Starter, StartingHub
 
 __all__ = [
+    "NO_THREAD",
     "check_hub",
     "check_path",
     "closed_reason",
@@ -62,6 +63,8 @@ __all__ = [
 ]
 
 logger = get_logger(__name__)
+
+NO_THREAD = refusal("503 Service Unavailable", "no thread is free", RETRY)
 
 StartResponse = Callable[..., Any]
 Application = Callable[[Environ, StartResponse], Iterable[bytes]]
@@ -140,8 +143,7 @@ def handle(hub: AcceptingHub, environ: Environ, start_response: StartResponse) -
         connection.start()
     except RuntimeError as error:  # can't start new thread
         logger.warning("connection refused: %s", error)
-        answer = refusal("503 Service Unavailable", "no thread is free", RETRY)
-        connection.refuse(answer)
+        connection.refuse(NO_THREAD)
         connection.discard()
     # What the server writes from now on goes to the replacement; the status is for its
     # access log.
