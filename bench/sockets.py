@@ -1,15 +1,13 @@
 """How many sockets four workers hold: `python -m bench.scale --sockets`.
 
-Each client has a thread of its worker. So the numbers of processes are one limit, beside
-descriptors, and memory; the smallest is named. Clients come from several addresses of the
-loopback network, because one of them has no more than some 28,000 ports.
+Descriptors are one limit, memory the other; the smaller one is named. Clients come from several
+addresses of the loopback network, because one of them has no more than some 28,000 ports.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import resource
 import statistics
 import time
@@ -28,7 +26,6 @@ __all__ = ["AIM", "Limit", "limits", "main", "measure"]
 AIM = 40_000
 _WORKERS = 4
 _SOURCES = [f"127.0.0.{number}" for number in range(1, 9)]
-_NUMBERS = 2_000  # of processes and threads that are left for everything else
 _DESCRIPTORS = 500  # of each process, left for everything else
 _BYTES = 60_000  # that a socket is expected to take of the machine, both of its ends together
 _FREE = 0.75  # of the memory that is available may be taken
@@ -55,31 +52,9 @@ def limits(workers: int = _WORKERS) -> list[Limit]:
             f"RLIMIT_NOFILE {descriptors:,}, of each of {workers} workers",
         )
     ]
-    taken = sum(_threads(path) for path in Path("/proc").glob("[0-9]*"))
-    for name, path in (
-        ("kernel.pid_max", "/proc/sys/kernel/pid_max"),
-        ("kernel.threads-max", "/proc/sys/kernel/threads-max"),
-        ("pids.max of the cgroup", "/sys/fs/cgroup/pids.max"),
-    ):
-        if (most := _number(path)) is not None:
-            found.append(
-                Limit(most - taken - _NUMBERS, f"{name} {most:,}, a thread for each client")
-            )
     memory = _available() * _FREE
     found.append(Limit(int(memory / _BYTES), f"{memory / 1e6:,.0f} MB of memory"))
     return sorted(found, key=lambda limit: limit.sockets)
-
-
-def _number(path: str) -> int | None:
-    with contextlib.suppress(OSError, ValueError):  # there is no such limit, or it is "max"
-        return int(Path(path).read_text(encoding="ascii"))
-    return None
-
-
-def _threads(process: Path) -> int:
-    with contextlib.suppress(OSError):  # it has ended
-        return len(os.listdir(process / "task"))
-    return 0
 
 
 def _available() -> int:

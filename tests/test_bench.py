@@ -347,7 +347,7 @@ def test_usage_is_what_the_server_holds(stage: Stage) -> None:
     stage.connect(2)
     after = stage.server.usage()
     assert after.descriptors == before.descriptors + 2
-    assert after.threads > before.threads and after.now > before.now
+    assert after.threads >= before.threads > 1 and after.now > before.now
     assert after.rss_bytes > 1e7 and after.cpu_seconds > 0
     assert after.peak_rss_bytes >= before.peak_rss_bytes > 1e7
     stage.server.forget_peak()  # begins anew from what is held, where the kernel can

@@ -5,7 +5,6 @@ from __future__ import annotations
 import resource
 import statistics
 import time
-from pathlib import Path
 
 from ..servers import PEERS
 from ..stage import ProcessFailed, Stage, Usage
@@ -15,7 +14,7 @@ __all__ = ["ROWS"]
 
 _CONNECTS = 200
 _CROWD = 10_000
-_RESERVE = 500  # descriptors and threads left for everything else
+_RESERVE = 500  # descriptors left for everything else
 _IDLE_SECONDS = 31.0  # one heartbeat of each client falls into it
 _BROADCASTS = 5
 _PATIENCE = 5.0  # seconds for the end of some connections at once
@@ -93,13 +92,8 @@ def _is_more(after: Usage, before: Usage) -> bool:
 
 
 def _room() -> int:
-    """Return how many clients descriptors and thread numbers allow, two threads each."""
-    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    try:
-        numbers = int(Path("/proc/sys/kernel/pid_max").read_text(encoding="ascii"))
-    except OSError:
-        numbers = 2 * descriptors
-    return max(min(descriptors, numbers // 2) - _RESERVE, 1)
+    """Return how many clients descriptors allow."""
+    return max(resource.getrlimit(resource.RLIMIT_NOFILE)[1] - _RESERVE, 1)
 
 
 ROWS = (
@@ -109,7 +103,7 @@ ROWS = (
         "the last: connections a second",
         "connects/s",
         _connects,
-        ("ws_hub", "ws_hub, one core", "ws_hub, Werkzeug", *PEERS),
+        ("ws_hub", "ws_hub, Werkzeug", *PEERS),
         higher=True,
     ),
     Row(
@@ -117,7 +111,7 @@ ROWS = (
         f"{_CROWD:,} clients connected to one process, heartbeats on: resident kB a client",
         "kB",
         _crowd,
-        ("ws_hub, heartbeats", "ws_hub, one core"),
+        ("ws_hub, heartbeats",),
         Setup(alone=True),  # a figure of memory and of one core: nobody beside it
         once=True,
         full=True,

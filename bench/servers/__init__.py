@@ -40,11 +40,6 @@ CONTENDERS = {
         Contender("ws_hub", "ws_hub on its embedded server", ("hub", "HubServer")),
         Contender("ws_hub, loop", "the same without io_uring", ("hub", "LoopingHubServer")),
         Contender(
-            "ws_hub, one core",
-            "the same in a process that is kept on one core, with its default heartbeats on",
-            ("hub", "OneCoreHubServer"),
-        ),
-        Contender(
             "ws_hub, heartbeats",
             "ws_hub with its default heartbeats on",
             ("hub", "HeartbeatingHubServer"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import os
 import sys
 import threading
 import time
@@ -29,7 +28,6 @@ __all__ = [
     "HeartbeatingHubServer",
     "HubServer",
     "LoopingHubServer",
-    "OneCoreHubServer",
     "sized",
 ]
 
@@ -188,17 +186,6 @@ class LoopingHubServer(HubServer):
     """The same by a loop of sends, as where there is no io_uring."""
 
     settings: ClassVar[dict[str, Any]] = {**HubServer.settings, "io_uring": False}
-
-
-class OneCoreHubServer(HubServer):
-    """The same in a process that is kept on one core, the last, with its default heartbeats."""
-
-    settings: ClassVar[dict[str, Any]] = {}
-
-    def start(self) -> int:
-        if hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-        return super().start()
 
 
 class CompressingHubServer(HubServer):
