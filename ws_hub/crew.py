@@ -72,8 +72,7 @@ class Crew(Generic[T]):
         work: what they do.
 
     Attributes:
-        lock: guards everything here, and what the work does under it. After it only the lock
-            of a transport is taken.
+        lock: guards everything here, and what the work does under it. Taken alone.
     """
 
     def __init__(self, name: str, work: Work[T]) -> None:
@@ -95,7 +94,7 @@ class Crew(Generic[T]):
         self._warned = False
 
     def _renew_lock(self) -> None:
-        # guards: everything here. Taken after the hub's and the registry's lock.
+        # guards: everything here, and what `Work` has under it. Taken alone.
         self.lock = Lock()
         self._watches = threading.Condition(self.lock)  # waited on by the watcher
 

@@ -23,6 +23,9 @@ class Guest:
         self.mark = 0
         self.notes: list[Any] = []
 
+    def will_call(self) -> None:
+        pass
+
     def set_identity(self, result: AuthResult) -> None:
         self.user_id = result.user_id
 

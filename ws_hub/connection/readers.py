@@ -239,7 +239,8 @@ class Readers:
             now = time.monotonic()
             self._note_locked(found, now)
             if self._due and self._due[0][0] <= now:
-                found += [each for each in self._silent_locked(now) if each not in found]
+                heard = set(found)
+                found += [each for each in self._silent_locked(now) if each not in heard]
         return found
 
     def _note_locked(self, found: list[Reader], now: float) -> None:

@@ -74,6 +74,7 @@ class PendingClients:
             connection.close(CloseCode.UNAUTHENTICATED, "say who you are first")
             return
         connection.mark = self._mark()  # a user that was revoked before may have a new token by now
+        connection.will_call()  # an authenticator may have to ask somebody
         result = connection.verify(token)
         if not result.valid:
             code = CloseCode.FORBIDDEN if result.forbidden else CloseCode.UNAUTHENTICATED
