@@ -30,7 +30,7 @@ def _clients(count: int) -> Row:
         "microseconds from a broadcast until the last of all clients has read it",
         "us",
         sample,
-        ("floor", "ws_hub"),
+        ("floor", "floor in C", "ws_hub"),
         Setup(clients=count),
         full=True,
         point=Point("clients", count, "client"),
