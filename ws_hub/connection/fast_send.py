@@ -82,13 +82,14 @@ _libc_recv = _load_recv()
 
 
 _EPOLL_CTL_ADD = 1
-# struct epoll_event, which is packed on x86-64 alone (epoll_event(3type)).
-_EPOLL_EVENT = struct.Struct("=IQ" if platform.machine() in ("x86_64", "AMD64") else "@IQ")
+# struct epoll_event (epoll_event(3type)), which is packed on x86-64 alone.
+_IS_PACKED = hasattr(os, "uname") and os.uname().machine == "x86_64"
+_EPOLL_EVENT = struct.Struct("=IQ" if _IS_PACKED else "@IQ")
 
 
 def _load_epoll_ctl() -> Callable[[int, int, int, bytes], int] | None:
     """Return libc's `epoll_ctl`, called with the GIL held; None where that is not possible."""
-    if not hasattr(select, "epoll"):
+    if os.name != "posix" or not hasattr(select, "epoll"):
         return None
     try:
         function = ctypes.PyDLL(None).epoll_ctl
@@ -106,9 +107,11 @@ def wait_for_input(epoll: select.epoll, fd: int) -> None:
 
     Raises OSError, as `epoll.register` does.
     """
-    event = _EPOLL_EVENT.pack(select.EPOLLIN, fd)
-    if _libc_epoll_ctl is None or _libc_epoll_ctl(epoll.fileno(), _EPOLL_CTL_ADD, fd, event):
-        epoll.register(fd, select.EPOLLIN)  # the slower call finds out what it is, and raises that
+    if _libc_epoll_ctl is not None:
+        event = _EPOLL_EVENT.pack(select.EPOLLIN, fd)
+        if _libc_epoll_ctl(epoll.fileno(), _EPOLL_CTL_ADD, fd, event) == 0:
+            return
+    epoll.register(fd, select.EPOLLIN)  # the slower call finds out what it is, and raises that
 
 
 def receive_at_once(sock: socket.socket, most: int) -> bytes:

@@ -146,7 +146,7 @@ class Readers:
         heapq.heappush(self._due, (moment, reader.connection.id, fd))
         if self._due[0][0] == moment:
             self._wake_locked()  # it waits for a later one
-        elif len(self._due) > 2 * len(self._parked) + 64:
+        elif len(self._due) > 2 * len(self._parked) + 16:
             self._purge_locked()
 
     def _wake_locked(self) -> None:
