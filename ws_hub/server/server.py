@@ -418,7 +418,7 @@ class _ThreadingServer(WSGIServer):
         thread.name = f"ws-hub:request:{request.number}"
         try:
             self._serve(request)
-        except Exception:  # noqa: BLE001 - what a WebSocket leaves; it is over, others go on
+        except BaseException:  # noqa: BLE001 - SystemExit of an application; the others go on
             logger.exception("thread %s failed", thread.name)
         finally:
             thread.name = _NAME
