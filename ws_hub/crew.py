@@ -79,7 +79,8 @@ class Crew(Generic[T]):
         self._name = name
         self._work = work
         self._renew_lock()
-        self._threads: set[threading.Thread] = set()
+        self._threads: list[threading.Thread] = []  # to be joined; those that have ended too
+        self._running = 0  # threads that have not ended, or have yet to begin
         self._closed = False
         self._ready: deque[T] = deque()  # what is to be handled
         self._leader = 0  # the number of the thread that leads; 0 for none
@@ -151,7 +152,7 @@ class Crew(Generic[T]):
     @property
     def is_empty(self) -> bool:
         """Whether it has no thread."""
-        return not self._threads
+        return not self._running
 
     def close(self) -> bool:
         """Have the threads end, when they have handled all that there is. Idempotent.
@@ -201,8 +202,8 @@ class Crew(Generic[T]):
                     self._idle += 1
         finally:
             with self.lock:
-                self._threads.discard(threading.current_thread())
-                last = self._closed and not self._threads
+                self._running -= 1
+                last = self._closed and not self._running
                 if self._leader == me:  # by an exception that should not have come here
                     self._leader, self._item = 0, None
                     self._watches.notify()
@@ -301,7 +302,10 @@ class Crew(Generic[T]):
 
     def _start_locked(self) -> None:
         assert self.lock.locked()
-        self._threads.add(threads.begin(self._name, self._run, crew=self))
+        if len(self._threads) > 2 * self._running + 8:
+            self._threads = [each for each in self._threads if each.is_alive()]
+        self._threads.append(threads.begin(self._name, self._run, crew=self))
+        self._running += 1
         self._idle += 1
         self._warned = False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import queue
 import random
 import threading
@@ -218,6 +219,27 @@ def test_a_crew_that_is_closed_ends_when_its_late_thread_does() -> None:
     assert made.ended.wait(TIMEOUT)
     made.crew.begin()  # nothing begins any more
     assert made.crew.is_empty
+
+
+def test_threads_that_have_ended_are_waited_for_to_their_last_instruction() -> None:
+    """What a test starts next must not see them, and a fork not copy them."""
+    for _ in range(200):
+        made = Jobs()
+        made.crew.begin()
+        made.put(lambda made=made: made.crew.hand_over())
+        made.close()
+        assert not [each for each in threading.enumerate() if each.name == "ws-hub:crew"]
+
+
+def test_threads_that_have_ended_are_not_kept(jobs: Jobs) -> None:
+    for _ in range(100):
+        jobs.put(jobs.crew.hand_over)
+        done(jobs)
+    assert len([each for each in gc.get_objects() if is_of(each, jobs.crew)]) < 20
+
+
+def is_of(thing: object, crew: Crew[Job]) -> bool:
+    return isinstance(thing, threading.Thread) and getattr(thing, "crew", None) is crew
 
 
 def test_a_late_thread_of_a_closed_crew_hands_nothing_over() -> None:
