@@ -10,11 +10,14 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from tests.interventions import no_threads, pauses_of_crews
+from tests.interventions import no_threads, patched, pauses_of_crews
 from tests.support import TIMEOUT, wait_until
+from ws_hub import crew, threads
 from ws_hub.crew import Crew
 
 Job = Callable[[], object]
@@ -223,12 +226,26 @@ def test_a_crew_that_is_closed_ends_when_its_late_thread_does() -> None:
 
 def test_threads_that_have_ended_are_waited_for_to_their_last_instruction() -> None:
     """What a test starts next must not see them, and a fork not copy them."""
-    for _ in range(200):
-        made = Jobs()
+    over = threading.Event()
+
+    def begin(name: str, target: Callable[[], None], **how: Any) -> threading.Thread:
+        def run() -> None:
+            target()
+            assert over.wait(TIMEOUT)  # as where it has the processor late
+
+        return threads.begin(name, run, **how)
+
+    made = Jobs()
+    with patched(crew, "threads", SimpleNamespace(begin=begin, join=threads.join)):
         made.crew.begin()
-        made.put(lambda made=made: made.crew.hand_over())
-        made.close()
-        assert not [each for each in threading.enumerate() if each.name == "ws-hub:crew"]
+        done(made)
+        made.shut()
+        assert made.ended.wait(TIMEOUT)
+        late = threading.Timer(0.05, over.set)
+        late.start()
+        assert made.crew.join(time.monotonic() + TIMEOUT)
+        assert over.is_set()
+    late.join(TIMEOUT)
 
 
 def test_threads_that_have_ended_are_not_kept(jobs: Jobs) -> None:
