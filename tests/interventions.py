@@ -264,7 +264,14 @@ def imported_anew(module: ModuleType) -> ModuleType:
 
 
 _OF_THE_SYSTEM = {
-    fast_send: ("_FLAGS", "_libc_send", "_libc_poll"),
+    fast_send: (
+        "_AT_ONCE",
+        "_FLAGS",
+        "_libc_send",
+        "_libc_recv",
+        "_libc_poll",
+        "_libc_epoll_ctl",
+    ),
     progress: ("_HAS_INFO", "_ioctl"),
     ring: ("_SEND_FLAGS",),
 }

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 
 import pytest
 
 from tests.support import TIMEOUT
-from ws_hub.hub.pacing import Pacing, Window
+from ws_hub.hub.pacing import Pacing
 
 
 def test_a_message_that_comes_alone_is_no_loop_however_large() -> None:
@@ -37,7 +38,7 @@ def test_each_thread_is_judged_by_what_it_publishes_itself() -> None:
 
 
 def test_each_client_is_judged_by_what_it_publishes_whatever_thread_that_is_on() -> None:
-    pacing, one, other = Pacing(), Window(), Window()
+    pacing, one, other = Pacing(), SimpleNamespace(), SimpleNamespace()
     assert not pacing.is_loop(1000, 1, 10.0, one)
     assert not pacing.is_loop(1, 1, 10.0, other)
     assert not pacing.is_loop(1, 1, 10.0)

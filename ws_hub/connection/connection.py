@@ -401,7 +401,6 @@ class Connection:
             threading.current_thread().name = name
             readers.adopt(reader, before_wait)
         elif self._hub.on_connect or not self.transport.is_settled:  # which may take their time
-            self._thread = reader.visit
             threads.begin(name, readers.adopt, reader)
         else:
             readers.begin()

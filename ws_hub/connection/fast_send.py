@@ -1,10 +1,11 @@
-"""A send that never waits and, where possible, never releases the GIL.
+"""Calls of the kernel that never wait and, where possible, never release the GIL.
 
 `socket.send` releases the GIL around the system call. With another thread spinning in
 Python, taking it back costs a switch interval (5 ms) for each client: half a second for a
 broadcast to a hundred. A non-blocking send takes microseconds and can keep the GIL:
 `ctypes.PyDLL` calls `send(2)` without releasing it. TLS sockets, Windows and a libc
-without the symbol use `socket.send`, with the same result.
+without the symbol use `socket.send`, with the same result. So do receiving what has come, and
+registering with an epoll.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import socket
 import ssl
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from ..reentrant import Lock
 
@@ -36,7 +37,7 @@ __all__ = [
 T = TypeVar("T")
 
 _AT_ONCE: int = getattr(socket, "MSG_DONTWAIT", 0)
-_FLAGS = getattr(socket, "MSG_DONTWAIT", 0) | getattr(socket, "MSG_NOSIGNAL", 0)
+_FLAGS: int = _AT_ONCE | getattr(socket, "MSG_NOSIGNAL", 0)
 _TLS_WAIT = 0.002  # seconds to wait for the reader, which is mostly inside OpenSSL for microseconds
 _RECORD_BYTES = 16 * 1024  # of a TLS record, which OpenSSL takes whole or wants again
 _MAX_BYTES = 1 << 30  # of one call: the length is passed as a C int, see _load
@@ -46,60 +47,48 @@ _WIDENING = ("x86_64", "amd64", "aarch64", "arm64")
 _LibcSend = Callable[[int, bytes, int, int], int]
 
 
-def _load() -> _LibcSend | None:
-    """Return libc's `send`, called with the GIL held; None where that is not possible."""
-    if os.name != "posix" or not hasattr(socket, "MSG_DONTWAIT"):
+def _load(name: str, result: Any, *types: Any) -> Any:
+    """Return a function of libc that is called with the GIL held; None where there is none.
+
+    `result` is the type of its result, `types` are those of its arguments.
+    """
+    if os.name != "posix" or not _AT_ONCE:
         return None
     try:
-        function = ctypes.PyDLL(None).send
-    except (OSError, AttributeError):  # no libc to be loaded: `socket.send` is used
+        function = getattr(ctypes.PyDLL(None), name)
+    except (OSError, AttributeError):  # no libc to be loaded: the calls of Python are used
         return None
-    if platform.machine().lower() not in _WIDENING:
-        function.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
-    # Otherwise no argtypes, on purpose: converting four arguments by their declared types, and
-    # fetching errno, would make the call a fifth slower than the one that it replaces.
-    function.restype = ctypes.c_ssize_t
+    function.restype = result
+    if types:
+        function.argtypes = types
     return function
 
 
-_libc_send = _load()
+def _load_send() -> _LibcSend | None:
+    types = ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int
+    # No types, on purpose, where they are not needed: converting four arguments by their declared
+    # types, and fetching errno, would make the call a fifth slower than the one that it replaces.
+    widens = os.name == "posix" and platform.machine().lower() in _WIDENING
+    send: _LibcSend | None = _load("send", ctypes.c_ssize_t, *(() if widens else types))
+    return send
 
 
-def _load_recv() -> Callable[[int, object, int, int], int] | None:
-    """Return libc's `recv`, called with the GIL held; None where that is not possible."""
-    if os.name != "posix" or not hasattr(socket, "MSG_DONTWAIT"):
-        return None
-    try:
-        function = ctypes.PyDLL(None).recv
-    except (OSError, AttributeError):
-        return None
-    function.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    function.restype = ctypes.c_ssize_t
-    return function
+_libc_send = _load_send()
+_libc_recv: Callable[[int, object, int, int], int] | None = _load(
+    "recv", ctypes.c_ssize_t, ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+)
+_libc_poll: Callable[[object, int, int], int] | None = _load(
+    "poll", ctypes.c_int, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_int
+)
+_libc_epoll_ctl: Callable[[int, int, int, bytes], int] | None = _load(
+    "epoll_ctl", ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_char_p
+)
 
-
-_libc_recv = _load_recv()
-
-
+_POLLFD = struct.Struct("@ihh")  # descriptor, events, revents
 _EPOLL_CTL_ADD = 1
 # struct epoll_event (epoll_event(3type)), which is packed on x86-64 alone.
 _IS_PACKED = hasattr(os, "uname") and os.uname().machine == "x86_64"
 _EPOLL_EVENT = struct.Struct("=IQ" if _IS_PACKED else "@IQ")
-
-
-def _load_epoll_ctl() -> Callable[[int, int, int, bytes], int] | None:
-    """Return libc's `epoll_ctl`, called with the GIL held; None where that is not possible."""
-    if os.name != "posix" or not hasattr(select, "epoll"):
-        return None
-    try:
-        function = ctypes.PyDLL(None).epoll_ctl
-    except (OSError, AttributeError):
-        return None
-    function.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_char_p)
-    return function
-
-
-_libc_epoll_ctl = _load_epoll_ctl()
 
 
 def wait_for_input(epoll: select.epoll, fd: int) -> None:
@@ -126,24 +115,6 @@ def receive_at_once(sock: socket.socket, most: int) -> bytes:
         if size >= 0:
             return buffer.raw[:size] if size else b""
     return sock.recv(most, _AT_ONCE)  # the slower call finds out what it is, and raises that
-
-
-_POLLFD = struct.Struct("@ihh")  # descriptor, events, revents
-
-
-def _load_poll() -> Callable[[object, int, int], int] | None:
-    """Return libc's `poll`, called with the GIL held; None where that is not possible."""
-    if os.name != "posix" or not hasattr(select, "poll"):
-        return None
-    try:
-        function = ctypes.PyDLL(None).poll
-    except (OSError, AttributeError):
-        return None
-    function.argtypes = (ctypes.c_char_p, ctypes.c_ulong, ctypes.c_int)
-    return function
-
-
-_libc_poll = _load_poll()
 
 
 class DirectSocket:

@@ -92,10 +92,10 @@ class Callbacks:
         before = getattr(self._inside, "connections", ())
         self._inside.depth = depth + 1
         self._inside.connections = (*before, connection)
-        held = None if connection is None or depth else self._held
+        held, began = None if connection is None or depth else self._held, 0.0
         if held is not None:
             held.before_call()
-        began = time.monotonic()
+            began = time.monotonic()
         try:
             self._running[key] = function, connection
             if bare:

@@ -137,7 +137,6 @@ from .keyed import misplaced_key
 from .life import Life, State
 from .listener import Listener
 from .logs import Logs
-from .pacing import Window
 from .replay import HUB_THREAD
 from .stats import HubStats
 from .statuses import status_of
@@ -816,7 +815,7 @@ class Hub(AbstractPublisher):
             wait <= 0
             or self._is_hub_thread()
             or nested()
-            or not self._life.pacing.is_loop(len(publications), size, began, _window(source))
+            or not self._life.pacing.is_loop(len(publications), size, began, source)
         ):
             return timeout
         # The last tenth is for the hub's queue: what is slow is no reason for HubFull.
@@ -2008,15 +2007,6 @@ class _Inside:
     def count(self, name: str) -> None:
         """Count something, by its name in `HubStats`. Any thread."""
         self._hub._life.counters.add(name)
-
-
-def _window(source: Connection | None) -> Window | None:
-    """Return what a client has published lately; None where no client is the source."""
-    if source is None:
-        return None
-    window: Window = source.published or Window()
-    source.published = window
-    return window
 
 
 def _no_client(given: object) -> TypeError:

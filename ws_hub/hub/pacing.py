@@ -12,17 +12,18 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 from ..reentrant import Lock
 
-__all__ = ["Pacing", "Window"]
+__all__ = ["Pacing"]
 
 _LONE_MESSAGES = 128  # of one thread, or client, in a second: less is no loop
 _LONE_BYTES = 64 * 1024
 _WINDOW = 1.0  # seconds
 
 
-class Window:
+class _Window:
     """What a thread, or a client, has published within a second."""
 
     __slots__ = ("_messages", "_since", "_size")
@@ -55,7 +56,8 @@ class Pacing:
         # nothing is taken under it.
         self._lock = Lock()
         self.crowded: frozenset[int] = frozenset()
-        self._own = threading.local()  # .window: of the thread; .exempt: how often it is exempt
+        # .published: what the thread has published; .exempt: how often it is exempt.
+        self._own = threading.local()
 
     def mark(self, number: int, crowded: bool) -> None:
         """Take note that a client is crowded, or no longer so or not worth waiting for."""
@@ -71,16 +73,16 @@ class Pacing:
         finally:
             self._own.exempt -= 1
 
-    def is_loop(self, messages: int, size: int, now: float, of: Window | None = None) -> bool:
-        """Say whether much was published just before these messages.
+    def is_loop(self, messages: int, size: int, now: float, client: Any = None) -> bool:
+        """Say whether much was published just before these messages, by a client or by the thread.
 
-        `of` is the window of the client that they come from; None for the calling thread's.
+        `client` is the connection that they come from, whose `published` is kept here; None for
+        none.
         """
-        own = self._own
-        if getattr(own, "exempt", 0):
+        if getattr(self._own, "exempt", 0):
             return False
-        if of is None:
-            of = getattr(own, "window", None)
-            if of is None:
-                of = own.window = Window()
-        return of.add(messages, size, now)
+        source = self._own if client is None else client
+        window: _Window | None = getattr(source, "published", None)
+        if window is None:
+            window = source.published = _Window()
+        return window.add(messages, size, now)

@@ -21,7 +21,7 @@ from typing import IO, Any, cast
 from wsgiref.simple_server import ServerHandler, WSGIRequestHandler
 
 from ..connection.connection import Connection
-from ..connection.fast_send import receive_at_once
+from ..connection.fast_send import keeps_blocking, receive_at_once
 from ..errors import excerpt
 from ..log import get_logger
 from ..wsgi.app import split_absolute
@@ -32,7 +32,6 @@ __all__ = ["MAX_REQUEST_LINE", "Handler", "NoThread"]
 logger = get_logger(__name__)
 
 MAX_REQUEST_LINE = 65_536
-_AT_ONCE: int = getattr(socket, "MSG_DONTWAIT", 0)
 _QUERY = re.compile(r"\?\S*")
 # The only heads that are parsed here (RFC 9112 sections 3 and 5): without a body, and without what
 # the environ cannot tell apart. Whatever else a peer sends is the standard library's to judge.
@@ -217,9 +216,7 @@ class _Patient(io.RawIOBase):
         self._limited = False
         # Mostly the head is here already. That cannot be asked under TLS, nor of a socket with a
         # timeout, which the application may have set for all (`socket.setdefaulttimeout`).
-        self._asks = (
-            not isinstance(sock, ssl.SSLSocket) and _AT_ONCE != 0 and sock.gettimeout() is None
-        )
+        self._asks = keeps_blocking(sock) and sock.gettimeout() is None
         self._ended = False
         self.deadline: float | None = time.monotonic() + patience
 

@@ -28,7 +28,7 @@ from ..hub.hub import Hub
 from ..log import get_logger
 from ..protocol.handshake import RETRY, Answer, refusal
 from ..reentrant import Event, Lock
-from ..wsgi.app import NO_THREAD, Application, check_hub, middleware
+from ..wsgi.app import Application, check_hub, middleware, start
 from ..wsgi.servers import DIRECT_KEY
 from .hosts import Hosts, parse_host
 from .request import MAX_REQUEST_LINE, Handler, NoThread
@@ -473,11 +473,7 @@ class _ThreadingServer(WSGIServer):
         with self._lock:
             self._lent.add(thread)
         try:
-            connection.start(self.before_wait)
-        except RuntimeError as error:
-            logger.warning("connection refused: %s", error)
-            connection.refuse(NO_THREAD)
-            connection.discard()
+            start(connection, self.before_wait)
         finally:
             with self._lock:
                 self._lent.discard(thread)

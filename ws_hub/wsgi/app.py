@@ -51,7 +51,6 @@ from .servers import (
 from .starter import Starter, StartingHub
 
 __all__ = [
-    "NO_THREAD",
     "check_hub",
     "check_path",
     "closed_reason",
@@ -60,11 +59,12 @@ __all__ = [
     "mount",
     "request_of",
     "split_absolute",
+    "start",
 ]
 
 logger = get_logger(__name__)
 
-NO_THREAD = refusal("503 Service Unavailable", "no thread is free", RETRY)
+_NO_THREAD = refusal("503 Service Unavailable", "no thread is free", RETRY)
 
 StartResponse = Callable[..., Any]
 Application = Callable[[Environ, StartResponse], Iterable[bytes]]
@@ -139,16 +139,24 @@ def handle(hub: AcceptingHub, environ: Environ, start_response: StartResponse) -
         answer = refusal("503 Service Unavailable", "no descriptor is free", RETRY)
         return _refuse(answer, environ, requester, start_response)
     connection = _connect(hub, ours, decision, requester, _read_ahead(environ, replacement))
-    try:
-        connection.start()
-    except RuntimeError as error:  # can't start new thread
-        logger.warning("connection refused: %s", error)
-        connection.refuse(NO_THREAD)
-        connection.discard()
+    start(connection)
     # What the server writes from now on goes to the replacement; the status is for its
     # access log.
     start_response(answer.status, [])
     return _Unsent(replacement)
+
+
+def start(connection: Connection, before_wait: Callable[[], bool] | None = None) -> None:
+    """Let a connection live, or refuse it where it needs a thread and none is free.
+
+    Threads: that of the request; see `Connection.start`.
+    """
+    try:
+        connection.start(before_wait)
+    except RuntimeError as error:  # can't start new thread
+        logger.warning("connection refused: %s", error)
+        connection.refuse(_NO_THREAD)
+        connection.discard()
 
 
 def closed_reason(hub: AcceptingHub) -> str:
