@@ -44,6 +44,7 @@ _EXACT = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}
 _SCHEMA = 1
 _RESULTS = Path(__file__).resolve().parent / "results"
 _WRITERS = "ws-hub:writer:#"
+_READERS = ("ws-hub:reader", "ws-hub:reader:#")  # without and with a client that it reads
 _FIRST_REST = 60.0  # seconds
 _PATIENCE = 150.0  # seconds for all that comes and goes to leave
 _SETTLED = 60.0  # seconds to get everything that was said, and to free what is freed later
@@ -172,14 +173,18 @@ def verdict(first: Figures, last: Figures, plan: Plan) -> list[str]:
 
 
 def _threads_to_compare(figures: Figures) -> tuple[dict[str, int], int]:
-    """Return how many threads of each kind there are, and in all, writers of clients apart.
+    """Return how many threads of each kind there are, and in all, those of clients apart.
 
-    A writer starts with the first backlog of its client, which may come at any time: more
-    of them than before is no leak while each has a client.
+    A writer starts with the first backlog of its client, and a client that has just been heard
+    may have a reader: more of them than before is no leak while each has a client. Two more
+    readers are there for the clients that are quiet, or one until it needs the other.
     """
     kinds = dict(figures["kinds"])
-    expected = min(kinds.get(_WRITERS, 0), figures["clients"])
-    kinds[_WRITERS] = kinds.get(_WRITERS, 0) - expected
+    readers = sum(kinds.pop(name, 0) for name in _READERS)
+    writers = kinds.get(_WRITERS, 0)
+    kinds[_READERS[0]] = max(readers - figures["clients"] - 2, 0)
+    kinds[_WRITERS] = max(writers - figures["clients"], 0)
+    expected = readers - kinds[_READERS[0]] + writers - kinds[_WRITERS]
     return kinds, figures["threads"] - expected
 
 

@@ -18,7 +18,7 @@ import struct
 import threading
 import time
 import zlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +102,17 @@ def without_usage(status: dict[str, Any]) -> dict[str, Any]:
 # --- sockets -------------------------------------------------------------------------------
 
 _given: deque[int] = deque(maxlen=1000)  # the last ports of `free_port`
+
+
+def threads_at_rest(names: Iterable[str]) -> int:
+    """Count threads that have nothing to do, by their names.
+
+    Those of a crew count as two: a leader that stands alone, because the one that watched it
+    went when it was not needed, gets another with the next thing that it handles.
+    """
+    counts = Counter(names)
+    alone = sum(counts[name] == 1 for name in ("ws-hub:reader", "ws-hub:accept"))
+    return sum(counts.values()) + alone
 
 
 def free_port() -> int:

@@ -174,6 +174,17 @@ def test_fault_115_a_writer_that_starts_late_is_no_leak_while_it_has_a_client() 
     ]
 
 
+def test_the_second_thread_of_a_crew_and_a_reader_for_each_client_are_no_leak() -> None:
+    rest = changed(kinds={**REST["kinds"], "ws-hub:reader": 1})
+    kinds = rest["kinds"]
+    busy = {**rest, "threads": 15, "kinds": {**kinds, "ws-hub:reader": 2, "ws-hub:reader:#": 4}}
+    assert soak.verdict(rest, busy, soak.Plan()) == []
+    leaked = {**busy, "threads": 16, "kinds": {**kinds, "ws-hub:reader": 7}}
+    assert soak.verdict(rest, leaked, soak.Plan()) == [
+        "threads: 10, then 16: 1 more of 'ws-hub:reader'"
+    ]
+
+
 # --- a run ---------------------------------------------------------------------------------
 
 

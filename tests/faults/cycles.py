@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.integration.apps.launch import GUNICORN, Running, server
-from tests.support import TIMEOUT, RawPeer, wait_until
+from tests.support import TIMEOUT, RawPeer, threads_at_rest, wait_until
 from ws_hub import Hub, HubConfig
 
 DRIVERS = 4
@@ -73,7 +73,7 @@ def measure(running: Running) -> dict[str, Any]:
     state = wait_until(lambda: _alone(running), what="no request but the one that asks")
     pages = int(Path(f"/proc/{state['pid']}/statm").read_text(encoding="ascii").split()[1])
     return {
-        "threads": len(state["threads"]),
+        "threads": threads_at_rest(state["threads"]),
         "files": state["files"],
         "rss_bytes": pages * os.sysconf("SC_PAGE_SIZE"),
     }
@@ -172,7 +172,7 @@ def visits(hub: Hub) -> dict[str, int]:
     gc.collect()
     return {
         "bytes": tracemalloc.get_traced_memory()[0],
-        "threads": threading.active_count(),
+        "threads": threads_at_rest(each.name for each in threading.enumerate()),
         "files": len(os.listdir("/proc/self/fd")),
     }
 

@@ -8,6 +8,7 @@ import sys
 
 from tests.faults import cycles
 from tests.integration.apps.launch import ROOT
+from tests.support import threads_at_rest
 
 
 def test_fault_44_clients_that_come_and_go_leave_no_memory() -> None:
@@ -30,6 +31,12 @@ def test_fault_44_the_long_run_says_what_has_grown() -> None:
     for name, value in (("threads", 5), ("files", 7), ("rss_bytes", 34_000_000)):
         assert cycles.growth(before, {**before, name: value}) == [name]
     assert cycles.growth(before, {**before, "threads": 6}, pool=2) == []
+
+
+def test_fault_44_only_the_second_thread_of_a_crew_comes_without_having_grown() -> None:
+    alone = ["MainThread", "ws-hub:accept", "ws-hub:reader"]
+    assert threads_at_rest(alone) == threads_at_rest([*alone, *alone[1:]]) == 5
+    assert threads_at_rest([*alone, *2 * alone[1:]]) == 7
 
 
 def test_the_long_run_is_bounded_in_time() -> None:
