@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import resource
 import socket
 import threading
@@ -208,6 +209,8 @@ def test_fault_03_two_origin_headers_are_refused(running: Running) -> None:
 
 
 def test_closed_connections_leave_nothing_and_log_nothing(running: Running) -> None:
+    with raw(running):  # after the first one gunicorn's process keeps a descriptor
+        pass
     before = running.settled()
     logged = len(running.complaints())
     for _ in range(5):
@@ -234,6 +237,32 @@ def test_normal_connections_log_no_warning(running: Running) -> None:
     assert [each for each in running.complaints() if "handshake refused" not in each] == []
 
 
+@pytest.mark.parametrize("kind", ["gthread", "sync"])
+def test_gunicorn_logs_each_websocket_once_and_keeps_nothing_alive(kind: str) -> None:
+    form = "%(s)s %(r)s"
+    options = ["--access-logfile", "-", "--access-logformat", form, "--log-level", "debug"]
+    with server(kind, options=options) as running:
+        for number in range(5):
+            with raw(running, path=f"/ws?n={number}") as peer:
+                peer.send_json({"type": "subscribe", "channel": "news", "id": 1})
+                assert peer.recv_json()["type"] == "ack"
+        with raw(running, path="/ws?n=x", handshake=False) as refused:
+            refused.send_raw(refused.request([("Origin", "https://evil.example")]))
+            assert refused.read_response().status == 403
+            assert refused.recv_eof() == b""
+        expected = [f"101 GET /ws?n={number} HTTP/1.1" for number in range(5)]
+        expected.append("403 GET /ws?n=x HTTP/1.1")
+        wait_until(lambda: running.log().count(" GET /ws") >= len(expected))
+        running.settled()
+        log = running.log()
+        found = re.findall(r"^\d+ GET /ws.*$", log, re.MULTILINE)
+        assert sorted(found) == sorted(expected)
+        assert "[ERROR]" not in log and "Traceback" not in log
+        # What ends a kept-alive connection without a request.
+        assert "No more data" not in log and "Ignoring connection reset" not in log
+        assert running.get("/").status == 200
+
+
 # --- sockets do not hold threads -----------------------------------------------------------
 
 
@@ -241,7 +270,8 @@ def test_normal_connections_log_no_warning(running: Running) -> None:
 def test_fault_42_three_hundred_sockets_leave_the_request_threads_free(kind: str) -> None:
     count = 300
     with server(kind) as running, contextlib.ExitStack() as stack:
-        running.get("/")
+        with raw(running):  # after the first one the process keeps a descriptor
+            pass
         before = running.settled()
         peers = [stack.enter_context(raw(running)) for _ in range(count)]
         began = time.monotonic()

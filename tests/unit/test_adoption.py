@@ -69,6 +69,50 @@ def test_release_ends_the_servers_connection() -> None:
                 server.send(b"x")
 
 
+@pytest.fixture(scope="module")
+def broken() -> None:
+    """Have the process made what all broken replacements share, which it keeps."""
+    with small_pair() as (server, _):
+        leave(server.fileno(), broken=True)
+
+
+@pytest.mark.usefixtures("broken")
+def test_a_broken_replacement_costs_nothing_and_fails_the_servers_writes() -> None:
+    with tcp_pair() as (server, peer), tcp_pair() as (another, _):
+        before = open_files()
+        ours, replacement = adopt(server.fileno(), broken=True)
+        with ours:
+            assert len(open_files()) == len(before) + 1
+            replacement.end_input()
+            replacement.release()
+            leave(another.fileno(), broken=True)
+            for each in (server, another):
+                with pytest.raises(BrokenPipeError):
+                    each.send(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
+                with contextlib.suppress(ConnectionError):
+                    assert each.recv(1) == b""
+            assert not os.get_inheritable(server.fileno())
+            server.shutdown(socket.SHUT_RDWR)  # of what both of them have
+            server.close()
+            with pytest.raises(BrokenPipeError):
+                another.send(b"x")
+            ours.sendall(b"marker")
+            assert peer.recv(100) == b"marker"
+
+
+@pytest.mark.usefixtures("broken")
+def test_a_refused_connection_is_broken_for_a_server_that_expects_that() -> None:
+    with tcp_pair() as (server, peer):
+        peer.shutdown(socket.SHUT_WR)
+        replacement = dismiss(server, b"HTTP/1.1 403 Forbidden\r\n\r\n", broken=True)
+        assert replacement is not None
+        assert peer.recv(100) == b"HTTP/1.1 403 Forbidden\r\n\r\n"
+        assert peer.recv(1) == b""
+        with pytest.raises(BrokenPipeError):
+            server.send(b"x")
+        replacement.release()
+
+
 def test_the_blocking_mode_of_the_server_is_not_shared() -> None:
     with tcp_pair() as (server, _):
         ours, replacement = adopt(server.fileno())
@@ -122,7 +166,7 @@ def test_a_datagram_socket_is_refused_and_stays_what_it_is() -> None:
 
 
 def test_a_failing_swap_leaves_the_server_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(fd: int) -> object:
+    def refuse(fd: int, *, broken: bool) -> object:
         raise OSError("too many open files")
 
     monkeypatch.setattr(adoption, "leave", refuse)

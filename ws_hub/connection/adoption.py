@@ -4,6 +4,10 @@ A server closes the request's socket when the application returns. Adopting dupl
 descriptor and then replaces the server's by one end of a throw-away socket pair, so that
 the server writes to, drains, shuts down and closes only the throw-away.
 
+A server that takes a failed write for a client that has gone can have a throw-away whose
+other end is closed already. One pair serves all such connections of a process: the server
+has nothing to write, to keep alive or to poll (`broken`).
+
 Three traps (FAULTS 1c): the server's own descriptor is never closed here, because its
 number would be reused while the server still watches it; non-blocking mode is shared by
 both descriptors, so it is set only after the swap; and a connection that carries HTTP/2
@@ -39,16 +43,21 @@ _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Replacement:
-    """The socket that a server has in the place of an adopted connection."""
+    """The socket that a server has in the place of an adopted connection.
+
+    Args:
+        far_end: its other end; None for one that is closed.
+    """
 
     __slots__ = ("_far_end",)
 
-    def __init__(self, far_end: socket.socket) -> None:
+    def __init__(self, far_end: socket.socket | None) -> None:
         self._far_end = far_end
 
     def end_input(self) -> None:
         """Let the server's reads return the end of input at once."""
-        self._far_end.shutdown(socket.SHUT_WR)
+        if self._far_end is not None:
+            self._far_end.shutdown(socket.SHUT_WR)
 
     def release(self) -> None:
         """End the server's connection; idempotent.
@@ -56,14 +65,15 @@ class Replacement:
         To be called when the server has written its response: before that its writes would fail,
         and it would log errors that are none.
         """
-        self._far_end.close()
+        if self._far_end is not None:
+            self._far_end.close()
 
 
-def adopt(fd: int) -> tuple[socket.socket, Replacement]:
+def adopt(fd: int, *, broken: bool = False) -> tuple[socket.socket, Replacement]:
     """Take over the connection of a server's descriptor; return a socket of its own for it.
 
-    Raises AdoptionError when `fd` is not a connected stream socket, and OSError when too few
-    descriptors are left.
+    `broken` is as in `leave`. Raises AdoptionError when `fd` is not a connected stream socket, and
+    OSError when too few descriptors are left.
 
     Threads: the request thread, between the server's last read and its next write.
     """
@@ -80,7 +90,7 @@ def adopt(fd: int) -> tuple[socket.socket, Replacement]:
             raise AdoptionError(
                 f"cannot adopt the connection: descriptor {fd} is not a stream socket"
             )
-        replacement = leave(fd)
+        replacement = leave(fd, broken=broken)
     except BaseException:
         sock.close()
         raise
@@ -121,14 +131,17 @@ def check_spare(fd: int) -> None:
             )
 
 
-def leave(fd: int) -> Replacement:
+def leave(fd: int, *, broken: bool = False) -> Replacement:
     """Put a throw-away in the place of a server's connection, which may have ended.
 
     Used alone for a connection that cannot be adopted (TLS inside the server): what the
-    server then writes to it is discarded.
+    server then writes to it is discarded. With `broken` its writes fail instead.
 
     Threads: the request thread.
     """
+    if broken:
+        os.dup2(_broken().fileno(), fd, inheritable=False)
+        return Replacement(None)
     near_end, far_end = socket.socketpair()
     with near_end:
         try:
@@ -139,13 +152,26 @@ def leave(fd: int) -> Replacement:
     return Replacement(far_end)
 
 
-def dismiss(sock: socket.socket, answer: bytes) -> Replacement | None:
+_kept: list[socket.socket] = []  # none or one; changed by single calls
+
+
+def _broken() -> socket.socket:
+    """Return a socket whose other end is closed; kept for the life of the process."""
+    if not _kept:
+        near_end, far_end = socket.socketpair()
+        far_end.close()
+        _kept.append(near_end)  # beside another one, where two threads are the first
+    return _kept[0]
+
+
+def dismiss(sock: socket.socket, answer: bytes, *, broken: bool = False) -> Replacement | None:
     """Answer on a server's connection and end it; the server gets a throw-away in its place.
 
     The server cannot be told to close: an application must not set a `Connection` header. So
     the connection ends here, and all input behind the request is discarded: the server's next
     read returns the end of input and no further request. Returns None when no descriptor is
-    left for a throw-away: then the server reads the end of the connection itself.
+    left for a throw-away: then the server reads the end of the connection itself. `broken` is as
+    in `leave`.
 
     Threads: the request thread; waits for the peer to end the connection, at most half a
     second.
@@ -158,7 +184,7 @@ def dismiss(sock: socket.socket, answer: bytes) -> Replacement | None:
         _drain(sock, time.monotonic() + _LINGER)
     replacement = None
     try:
-        replacement = leave(sock.fileno())
+        replacement = leave(sock.fileno(), broken=broken)
     except OSError:
         with contextlib.suppress(OSError):  # further input makes the kernel reset the connection
             socket.socket.shutdown(sock, socket.SHUT_RDWR)

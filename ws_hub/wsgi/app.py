@@ -42,6 +42,7 @@ from .servers import (
     LEND_KEY,
     Environ,
     check_may_stay,
+    expects_failures,
     find_socket,
     log_once,
     look_at_processes,
@@ -129,7 +130,7 @@ def handle(hub: AcceptingHub, environ: Environ, start_response: StartResponse) -
             check_may_stay(environ)
             check_spare(sock.fileno())
             return _stay(hub, sock, decision, requester, environ, start_response)
-        ours, replacement = adopt(sock.fileno())
+        ours, replacement = adopt(sock.fileno(), broken=expects_failures(environ))
     except AdoptionError as error:
         log_once(str(error), str(error), logging.ERROR)
         answer = refusal("501 Not Implemented", str(error))
@@ -140,8 +141,8 @@ def handle(hub: AcceptingHub, environ: Environ, start_response: StartResponse) -
         return _refuse(answer, environ, requester, start_response)
     connection = _connect(hub, ours, decision, requester, _read_ahead(environ, replacement))
     start(connection)
-    # What the server writes from now on goes to the replacement; the status is for its
-    # access log.
+    # What the server writes from now on goes to the replacement, if anywhere; the status is for
+    # its access log.
     start_response(answer.status, [])
     return _Unsent(replacement)
 
@@ -402,7 +403,7 @@ def _refuse(
         return [answer.body]
     extra = ("Date", email.utils.formatdate(usegmt=True)), ("Connection", "close")
     last = dataclasses.replace(answer, headers=[*answer.headers, *extra])
-    replacement = dismiss(sock, last.to_bytes())
+    replacement = dismiss(sock, last.to_bytes(), broken=expects_failures(environ))
     take_input(environ)  # otherwise the server would read it as the next request
     # For the server's access log.
     start_response(answer.status, list(answer.headers))

@@ -25,6 +25,7 @@ __all__ = [
     "SOCKET_KEY",
     "Environ",
     "check_may_stay",
+    "expects_failures",
     "find_socket",
     "has_one_thread",
     "log_once",
@@ -123,6 +124,15 @@ def has_one_thread(environ: Environ) -> bool:
     heartbeat from the worker and kills it.
     """
     return "gunicorn.socket" in environ and not environ.get("wsgi.multithread")
+
+
+def expects_failures(environ: Environ) -> bool:
+    """Return whether the server takes a write that fails for a client that has gone.
+
+    gunicorn logs the request as ever then, and ends the connection. One that it can write to it
+    keeps alive: its main thread polls it, and a thread of the pool is given it to find the end.
+    """
+    return "gunicorn.socket" in environ
 
 
 def check_may_stay(environ: Environ) -> None:
