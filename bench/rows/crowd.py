@@ -107,6 +107,15 @@ ROWS = (
         higher=True,
     ),
     Row(
+        "connects-gunicorn",
+        "the same on gunicorn -k gthread --threads 4, one worker, beside an event loop of its own",
+        "connects/s",
+        _connects,
+        ("ws_hub, gunicorn", "floor, gunicorn", "websockets asyncio"),
+        Setup(alone=True),
+        higher=True,
+    ),
+    Row(
         "crowd",
         f"{_CROWD:,} clients connected to one process, heartbeats on: resident kB a client",
         "kB",

@@ -71,6 +71,12 @@ CONTENDERS = {
             ("gunicorn_", "HubOnGunicorn"),
             ("gunicorn", "gunicorn"),
         ),
+        Contender(
+            "floor, gunicorn",
+            "a bare answer to each handshake on gunicorn -k gthread --threads 4",
+            ("gunicorn_", "FloorOnGunicorn"),
+            ("gunicorn", "gunicorn"),
+        ),
         Contender("floor", "a bare loop of sends of one ready frame", ("floor", "Floor")),
         Contender("floor in C", "the same loop in C", ("floor", "CompiledFloor"), program="cc"),
         Contender("floor joined", "the same, a burst joined first", ("floor", "JoinedFloor")),
@@ -167,7 +173,7 @@ CONTENDERS = {
         ),
     )
 }
-FLOORS = ("floor", "floor in C", "floor joined")
+FLOORS = ("floor", "floor in C", "floor joined", "floor, gunicorn")
 RIVALS = tuple(name for name in CONTENDERS if not name.startswith("ws_hub") and name not in FLOORS)
 # A name with a comma is a variant, for the rows that ask for it.
 PEERS = tuple(name for name in RIVALS if ", " not in name)

@@ -24,9 +24,18 @@ from ws_hub.protocol.frames import text_frame
 from ..programs import PROGRAMS
 from .base import Publish, Server, ready_text
 
-__all__ = ["CompiledFloor", "Floor", "JoinedFloor"]
+__all__ = ["CompiledFloor", "Floor", "JoinedFloor", "accepting"]
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
+
+
+def accepting(key: bytes) -> bytes:
+    """Return the answer that accepts the handshake with a key."""
+    return (
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
+        b"Connection: Upgrade\r\nSec-WebSocket-Accept: %b\r\n\r\n"
+        % base64.b64encode(hashlib.sha1(key + _GUID).digest())
+    )
 
 
 class Floor(Server):
@@ -62,11 +71,7 @@ class Floor(Server):
                 head += sock.recv(4096)
             key = head.partition(b"Sec-WebSocket-Key: ")[2].partition(b"\r\n")[0]
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.sendall(
-                b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
-                b"Connection: Upgrade\r\nSec-WebSocket-Accept: %b\r\n\r\n"
-                % base64.b64encode(hashlib.sha1(key + _GUID).digest())
-            )
+            sock.sendall(accepting(key))
             sock.setblocking(False)
             self._socks.append(sock)
 

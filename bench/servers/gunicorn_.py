@@ -7,18 +7,21 @@ turns: rows on gunicorn are measured alone.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import threading
+from collections.abc import Iterable
 from typing import Any
 
-from flask import Flask
 from gunicorn.app.base import BaseApplication
 
 from .base import Server, end_with_parent
 from .flask_ import FlaskSock, HubBesideFlask
+from .floor import Floor, accepting
 
-__all__ = ["FlaskSockOnGunicorn", "HubOnGunicorn"]
+__all__ = ["FlaskSockOnGunicorn", "FloorOnGunicorn", "HubOnGunicorn"]
 
 _THREADS = 4
 
@@ -63,9 +66,8 @@ class _Application(BaseApplication):  # type: ignore[misc]
             if name in self.cfg.settings:  # older ones have no such socket
                 self.cfg.set(name, value)
 
-    def load(self) -> Flask:
-        app: Flask = self._server.application()
-        return app
+    def load(self) -> Any:
+        return self._server.application()
 
 
 class HubOnGunicorn(_Gunicorn, HubBesideFlask):
@@ -74,3 +76,35 @@ class HubOnGunicorn(_Gunicorn, HubBesideFlask):
 
 class FlaskSockOnGunicorn(_Gunicorn, FlaskSock):
     """flask-sock in the worker."""
+
+
+class FloorOnGunicorn(_Gunicorn, Floor):
+    """Answers each handshake by one send, and keeps the connection: what gunicorn itself costs.
+
+    Nothing reads the connections, nor checks who may have one.
+    """
+
+    def application(self) -> Any:
+        self._socks = []
+        near, far = socket.socketpair()
+        far.close()
+        self._ended = near  # in the place of what was taken: gunicorn's write to it fails
+        return self._answer
+
+    def _answer(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        fd = environ["gunicorn.socket"].fileno()
+        sock = socket.socket(fileno=os.dup(fd))
+        os.dup2(self._ended.fileno(), fd, inheritable=False)
+        sock.setblocking(False)
+        sock.send(accepting(environ["HTTP_SEC_WEBSOCKET_KEY"].encode()))
+        self._socks.append(sock)
+        start_response("101 Switching Protocols", [])
+        return ()
+
+    def clients(self) -> int:
+        for sock in [*self._socks]:
+            with contextlib.suppress(BlockingIOError):
+                if not sock.recv(1, socket.MSG_PEEK):
+                    self._socks.remove(sock)
+                    sock.close()
+        return len(self._socks)
