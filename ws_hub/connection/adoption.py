@@ -140,7 +140,7 @@ def leave(fd: int, *, broken: bool = False) -> Replacement:
     Threads: the request thread.
     """
     if broken:
-        os.dup2(_broken().fileno(), fd, inheritable=False)
+        os.dup2(_broken(), fd, inheritable=False)
         return Replacement(None)
     near_end, far_end = socket.socketpair()
     with near_end:
@@ -152,15 +152,15 @@ def leave(fd: int, *, broken: bool = False) -> Replacement:
     return Replacement(far_end)
 
 
-_kept: list[socket.socket] = []  # none or one; changed by single calls
+_kept: list[int] = []  # the descriptors of `_broken`: none or one; changed by single calls
 
 
-def _broken() -> socket.socket:
-    """Return a socket whose other end is closed; kept for the life of the process."""
+def _broken() -> int:
+    """Return a socket's descriptor whose other end is closed; kept for the life of the process."""
     if not _kept:
         near_end, far_end = socket.socketpair()
         far_end.close()
-        _kept.append(near_end)  # beside another one, where two threads are the first
+        _kept.append(near_end.detach())  # beside another one, where two threads are the first
     return _kept[0]
 
 
