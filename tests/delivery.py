@@ -79,7 +79,7 @@ class LoneHub:
     def opened(self, connection: Connection) -> bool:
         return True
 
-    def admitted(self, connection: Connection) -> bool:
+    def admitted(self, connection: Connection, patience: float | None = None) -> bool:
         membership = connection.membership
         if not self.admits:
             membership.refuse()

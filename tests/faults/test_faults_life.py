@@ -640,6 +640,7 @@ def test_fault_68_a_late_hub_thread_runs_both_callbacks_or_neither() -> None:
     notes: list[str] = []
     hub = Hub(
         HubConfig(
+            handshake_timeout=0.05,
             on_connect=lambda client: notes.append("connect"),
             on_disconnect=lambda client, code, reason: notes.append("disconnect"),
         )

@@ -153,8 +153,8 @@ class LateHub(LoneHub):
     def opened(self, connection: Connection) -> bool:
         return self.registry.open(connection)
 
-    def admitted(self, connection: Connection) -> bool:
-        return self.registry.admitted(connection)
+    def admitted(self, connection: Connection, patience: float | None = None) -> bool:
+        return self.registry.admitted(connection, patience)
 
     def left(self, connection: Connection, *, wait: bool) -> None:
         self.gone.set()

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from tests.harness import crowd
+from tests.harness import crowd, parked
 from tests.integration.apps.live import at_once, live, subscribe
 from tests.interventions import lingers, no_epoll, no_take_over, no_threads, patched
 from tests.support import PONG, TEXT, TIMEOUT, RawPeer, wait_until
-from ws_hub import ChannelRule, Client, Message
+from ws_hub import ChannelRule, Client, Hub, HubConfig, Message
 from ws_hub.connection import readers
 from ws_hub.connection.connection import Connection
 
@@ -268,6 +268,88 @@ def test_on_connect_that_blocks_delays_nobody_else(gates: Gates) -> None:
             hub.hub.send_to_channel("a", Message("event", data="x"))
             assert other.recv_json()["data"] == "x"
             gates.opened.set()
+
+
+@needs_epoll
+def test_no_connection_waits_for_the_hub_thread_to_begin_nor_has_a_thread() -> None:
+    """So is it on the request threads of a server that is not ours, and with callbacks."""
+    told: list[tuple[str, int]] = []
+    everybody = threading.Semaphore(0)
+
+    def on_connect(client: Client) -> None:
+        told.append((threading.current_thread().name, client.id))
+        everybody.release()
+
+    with Hub(HubConfig(on_connect=on_connect)) as hub, contextlib.ExitStack() as stack:
+        before = threading.active_count()
+        with parked(hub):
+            peers = []
+            for _ in range(20):
+                near, far = socket.socketpair()
+                stack.enter_context(far)
+                far.settimeout(TIMEOUT)
+                hub.connect(near, greeting=b"101").start()
+                peers.append(far)
+            assert threading.active_count() <= before + 2  # those that watch
+            assert told == []
+            peers[0].sendall(RawPeer.frame(TEXT, b'{"type":"subscribe","channel":"a","id":1}'))
+        for _ in peers:
+            assert everybody.acquire(timeout=TIMEOUT)
+        for far in peers:
+            assert far.recv(3) == b"101"
+        assert len({number for _, number in told}) == len(peers) == hub.client_count()
+        assert all(name == f"ws-hub:reader:{number}" for name, number in told)
+        assert RawPeer.on(peers[0]).recv_json()["id"] == 1
+        for far in peers:
+            far.close()
+        wait_until(lambda: hub.client_count() == 0)
+
+
+@needs_epoll
+def test_a_client_that_is_refused_late_has_neither_callback(caplog: Any) -> None:
+    told: list[str] = []
+    config = HubConfig(
+        handshake_timeout=0.05,
+        on_connect=lambda client: told.append("connect"),
+        on_disconnect=lambda client, code, reason: told.append("disconnect"),
+    )
+    near, far = socket.socketpair()
+    with Hub(config) as hub, far:
+        far.settimeout(TIMEOUT)
+        with parked(hub):
+            connection = hub.connect(near, greeting=b"101")
+            connection.start()
+            assert connection.join(TIMEOUT)
+            assert far.recv(100).startswith(b"HTTP/1.1 503 ")
+        wait_until(lambda: hub.client_count() == 0)
+        assert hub.stats().refused == 1
+    assert told == []
+    assert "the hub thread has not come to it within 0.05 s" in caplog.text
+
+
+@needs_epoll
+def test_a_client_that_leaves_before_it_is_admitted_is_told_of_twice_or_not_at_all() -> None:
+    told: list[tuple[str, int]] = []
+    config = HubConfig(
+        on_connect=lambda client: told.append(("connect", client.id)),
+        on_disconnect=lambda client, code, reason: told.append(("disconnect", client.id)),
+    )
+    with Hub(config) as hub:
+        with parked(hub):
+            connections = []
+            for number in range(10):
+                near, far = socket.socketpair()
+                connections.append(hub.connect(near, greeting=b"101"))
+                connections[-1].start()
+                if number % 2:
+                    far.sendall(b"x")
+                far.close()
+        for each in connections:
+            assert each.join(TIMEOUT)
+        assert hub.client_count() == 0
+    for each in connections:
+        of_it = [what for what, number in told if number == each.id]
+        assert of_it in ([], ["connect", "disconnect"])
 
 
 @contextlib.contextmanager

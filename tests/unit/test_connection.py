@@ -90,11 +90,11 @@ class Stage(LoneHub):
             connection.refuse(NO_ROOM)
         return self.opens
 
-    def admitted(self, connection: Connection) -> bool:
+    def admitted(self, connection: Connection, patience: float | None = None) -> bool:
         """Play the hub thread, which the reader waits for."""
         if not self.admits:
             connection.refuse(NO_ROOM)
-        return super().admitted(connection)
+        return super().admitted(connection, patience)
 
     def received(self, connection: Connection, data: str | bytes) -> None:
         self.note("received", data)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import select
+import socket
+import time
 from types import SimpleNamespace
 from typing import Any
+
+import pytest
 
 from ws_hub.connection.reader import Reader
 from ws_hub.connection.readers import Readers
@@ -55,3 +60,25 @@ def test_a_client_keeps_its_thread_for_longer_while_callbacks_wait() -> None:
     lately = Parking()
     lately.after_call(0.02)  # one that is long
     assert kept(lately) == 10
+
+
+@pytest.mark.skipif(not hasattr(select, "epoll"), reason="no epoll here")
+def test_a_reader_for_which_all_comes_at_once_is_returned_once() -> None:
+    """Another thread may keep it from its first turn on."""
+    readers = Readers()
+    near, far = socket.socketpair()
+    reader: Any = Quiet()
+    reader.due, reader.look_at, reader.noticed = time.monotonic(), 0.0, 0.0
+    reader.connection.transport.fileno = near.fileno
+    reader.connection.transport.is_plain = True
+    reader.connection.is_pending = reader.connection.is_decided = True
+    with near, far:
+        assert readers.takes(reader.connection.transport)
+        far.send(b"x")
+        assert readers.park(reader)
+        readers.look(near.fileno())
+        assert readers.wait() == [reader]
+        assert reader.noticed >= reader.due
+        readers.part(reader)
+        readers.look(near.fileno())  # which is nobody's
+        readers.close()

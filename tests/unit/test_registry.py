@@ -31,6 +31,9 @@ class Someone:
     def refuse(self) -> None:
         self.told.append("refused")
 
+    def decided(self) -> None:
+        self.membership.settled.set()
+
     def expire(self) -> None:
         self.told.append("expired")
 

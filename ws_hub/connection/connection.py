@@ -68,8 +68,8 @@ class ConnectionHub(Protocol):
     def opened(self, connection: Connection) -> bool:
         """Ask for its admission; False when it was refused at once."""
 
-    def admitted(self, connection: Connection) -> bool:
-        """Wait for the decision about its admission, and return it."""
+    def admitted(self, connection: Connection, patience: float | None = None) -> bool:
+        """Wait for the decision about its admission, and return it; late is refused."""
 
     def received(self, connection: Connection, data: str | bytes) -> None:
         """Take one whole message of its peer."""
@@ -146,6 +146,7 @@ class Connection:
         account: that account. Written by its reader: when it connects, authenticates, and
             disconnects.
         calls: the calls of callbacks that were queued for it; None before the first.
+        is_pending: whether `on_connect` is to be called, by `settle`. Its reader's.
         busy: whether its reader is in a callback or a request, and will make those calls next.
             Written by its reader.
         published: what it, or callbacks for it, published lately; None for nothing. Its reader's;
@@ -164,9 +165,9 @@ class Connection:
     __slots__ = (
         "__weakref__", "_accepted", "_authenticates", "_client", "_config", "_hub", "_opened",
         "_pending", "_refused", "_thread", "account", "busy", "calls", "claims", "compression",
-        "connected_at", "direct", "drops", "environ", "expires_at", "id", "info", "last_channels",
-        "last_error", "mark", "membership", "network", "payer", "published", "remote_address",
-        "sender", "transport", "user_id", "verify",
+        "connected_at", "direct", "drops", "environ", "expires_at", "id", "info", "is_pending",
+        "last_channels", "last_error", "mark", "membership", "network", "payer", "published",
+        "remote_address", "sender", "transport", "user_id", "verify",
     )  # fmt: skip
     replayable = True
 
@@ -215,7 +216,7 @@ class Connection:
         self._accepted = not greeting
         self._client: weakref.ref[Client] | None = None
         self._thread: threading.Thread | threads.Visit | None = None
-        self._opened = self._authenticates = False  # written by its reader
+        self._opened = self._authenticates = self.is_pending = False  # written by its reader
         outbox = Outbox(config.outbox_messages, config.outbox_bytes, time.monotonic)
         if greeting:
             outbox.begin(greeting, 0, 0)
@@ -389,8 +390,8 @@ class Connection:
         Raises RuntimeError when the system has no more threads.
 
         Threads: the thread that made the connection. Does not wait, unless `before_wait` is
-        given: then `on_connect` runs on that thread, and where more is to be waited for, that
-        is called before, and returns False where the thread must not wait.
+        given: where something is to be waited for, that is called before, and returns False
+        where the thread must not wait.
         """
         reader, readers, name = self._reader(), self._hub.readers, f"ws-hub:reader:{self.id}"
         if readers is None or not readers.takes(self.transport):
@@ -400,7 +401,7 @@ class Connection:
         if before_wait is not None:
             threading.current_thread().name = name
             readers.adopt(reader, before_wait)
-        elif self._hub.on_connect or not self.transport.is_settled:  # which may take their time
+        elif not self.transport.is_settled:  # its first messages may take their time
             threads.begin(name, readers.adopt, reader)
         else:
             readers.begin()
@@ -554,6 +555,16 @@ class Connection:
             self._hub.count("slow_disconnects")
             self._hub.closing(self)
 
+    def decided(self) -> None:
+        """Have its reader go on: it is admitted, or refused.
+
+        Threads: the hub's; does not wait.
+        """
+        self.membership.settled.set()
+        readers = self._hub.readers
+        if readers is not None and self._hub.on_connect:
+            readers.look(self.fileno())
+
     def accept(self) -> None:
         """Send the accepting answer of the handshake: the client is registered.
 
@@ -638,7 +649,7 @@ class Connection:
         self._reader().run()
 
     def _reader(self) -> Reader:
-        return Reader(self, self._config.pong_timeout)
+        return Reader(self, self._config.pong_timeout, self._config.handshake_timeout)
 
     def receiver(self) -> Receiver:
         """Return what handles its input."""
@@ -651,17 +662,33 @@ class Connection:
         return client
 
     def enter(self) -> bool:
-        """Have it admitted, and call `on_connect`; False when it was refused.
+        """Ask for its admission; False when it was refused at once.
 
-        Threads: its reader; where there is a callback, waits for the hub thread and for that.
+        Threads: its reader; does not wait.
         """
         hub = self._hub
         self._opened = hub.opened(self)
         self._authenticates = self.membership.stage is Stage.AUTHENTICATING
-        if self._opened and (self._authenticates or not hub.on_connect):
+        self.is_pending = self._opened and not self._authenticates and bool(hub.on_connect)
+        if self._opened and not self.is_pending:
             self.rest()
-            return True
-        if self._opened and hub.admitted(self):
+        return self._opened
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether the hub has admitted or refused it."""
+        return self.membership.settled.is_set()
+
+    def settle(self, patience: float) -> bool:
+        """Call `on_connect` once it is admitted; False when it is refused, or that is late.
+
+        Threads: its reader; waits for the callback, and at most `patience` seconds for the hub
+        thread where its peer has sent something before it was answered.
+        """
+        self.is_pending = False
+        if not self.is_decided:
+            self.will_wait()
+        if self._hub.admitted(self, patience):
             self.call_on_connect()
             return True
         return False

@@ -33,8 +33,19 @@ class Readable(Protocol):
     def new_client(self) -> Client:
         """Return what the application sees of it, which the reader keeps."""
 
+    @property
+    def is_pending(self) -> bool:
+        """Whether `settle` is to be called before its input is handled."""
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether `settle` need not wait any more."""
+
     def enter(self) -> bool:
-        """Have it admitted, and call `on_connect`; False when it was refused."""
+        """Ask for its admission; False when it was refused at once."""
+
+    def settle(self, patience: float) -> bool:
+        """Call `on_connect` once it is admitted; False when it is refused, or that is late."""
 
     def receiver(self) -> Receiver:
         """Return what handles its input."""
@@ -59,12 +70,13 @@ class Reader:
     Args:
         connection: the connection.
         silence: the pong timeout, in seconds.
+        patience: for how many seconds its admission may take.
 
     Attributes:
         connection: as given.
         visit: what `Connection.join` waits for.
         over: whether the connection has ended, and its last callback as well.
-        due: when the silence of its peer ends it, in monotonic seconds.
+        due: when the silence of its peer ends it, or its admission is late, in monotonic seconds.
         noticed: when they saw that it is due, in monotonic seconds: before it, they may have
             to handle many others. 0.0 for not.
         readers: the threads that may wait for its input; None where it has one of its own.
@@ -73,13 +85,13 @@ class Reader:
     """
 
     __slots__ = (
-        "_client", "_context", "_receiver", "_silence", "connection", "due", "is_parked",
-        "look_at", "noticed", "over", "readers", "visit",
+        "_client", "_context", "_patience", "_receiver", "_silence", "connection", "due",
+        "is_parked", "look_at", "noticed", "over", "readers", "visit",
     )  # fmt: skip
 
-    def __init__(self, connection: Readable, silence: float) -> None:
+    def __init__(self, connection: Readable, silence: float, patience: float) -> None:
         self.connection = connection
-        self._silence = silence
+        self._silence, self._patience = silence, patience
         self._client: Client | None = connection.new_client()
         self._receiver: Receiver | None = None  # made for the first input
         # As a thread of its own has it: what a callback sets here is for this client alone.
@@ -101,33 +113,45 @@ class Reader:
         self.visit.thread = threading.get_ident()
         end: End | None = None
         try:
-            end = self._receives().run()
+            if self._settle():
+                end = self._receives().run()
         finally:
             self._finish(end)
 
     def begin(self) -> bool:
-        """Have the connection admitted, and call `on_connect`; False when it is over already.
+        """Ask for the connection's admission; False when it is over already. Does not wait.
 
-        Waits for the hub thread where there is a callback, and as long as that takes.
+        Where there is a callback for it, the first turn has that called.
         """
         return self._context.run(self._begin)
 
     def _begin(self) -> bool:
         self.visit.thread = threading.get_ident()
-        admitted = False
+        entered = False
         try:
-            admitted = self.connection.enter()
+            entered = self.connection.enter()
         finally:
-            if not admitted:
+            if not entered:
                 self._finish(None)
             self.visit.thread = 0
-        self.due = time.monotonic() + self._silence
+        patience = self._patience if self.connection.is_pending else self._silence
+        self.due = time.monotonic() + patience
+        return entered
+
+    def _settle(self) -> bool:
+        """Have `on_connect` called, if it is still to be; False when it is not admitted."""
+        connection = self.connection
+        if not connection.is_pending:
+            return True
+        admitted = connection.settle(max(self.due - time.monotonic(), 0.0))
+        self.noticed, self.due = 0.0, time.monotonic() + self._silence
         return admitted
 
     def turn(self, timeout: float) -> bool:
         """Handle one receive, waiting at most `timeout` seconds; return whether there was any.
 
-        What waits for input longer than the pong timeout, or is over, has its end here too.
+        The first one has `on_connect` called before. What waits for input longer than the pong
+        timeout, or is over, has its end here too.
         """
         return self._context.run(self._take_turn, timeout)
 
@@ -135,7 +159,8 @@ class Reader:
         self.visit.thread = threading.get_ident()
         end: End | bool | None = None
         try:
-            end = self._receive(timeout)
+            if self._settle():
+                end = self._receive(timeout)
         finally:
             if not isinstance(end, bool):
                 self._finish(end)
@@ -157,8 +182,14 @@ class Reader:
 
     def finish(self, end: End) -> None:
         """End a connection that nothing can read any more."""
+        self._context.run(self._end, end)
+
+    def _end(self, end: End) -> None:
         self.visit.thread = threading.get_ident()
-        self._finish(end)
+        try:
+            self._settle()  # both callbacks are called, or neither
+        finally:
+            self._finish(end)
 
     def _receives(self) -> Receiver:
         if self._receiver is None:

@@ -57,6 +57,7 @@ class Readers:
         # When to look at which reader: its moment, the number of its connection, its descriptor.
         # What is not its `look_at` is void, and dropped when its moment has come.
         self._due: list[tuple[float, int, int]] = []
+        self._called: list[int] = []  # descriptors whose readers have something to do, unheard
 
     # --- any thread ------------------------------------------------------------------------
 
@@ -137,7 +138,21 @@ class Readers:
                 logger.warning("%r keeps its thread: %s", reader.connection, error)
                 return False
             self._time_locked(reader, fd)
+            if reader.connection.is_pending and reader.connection.is_decided:
+                self._call_locked(fd)  # too early for `look`
         return True
+
+    def look(self, fd: int) -> None:
+        """Have the reader of a descriptor take a turn without input: its admission is decided."""
+        with self._lock:
+            if fd in self._parked:
+                self._call_locked(fd)
+
+    def _call_locked(self, fd: int) -> None:
+        assert self._lock.locked()
+        self._called.append(fd)
+        if len(self._called) == 1:
+            self._wake_locked()
 
     def _time_locked(self, reader: Reader, fd: int) -> None:
         """Have a look at a reader when it is due."""
@@ -238,9 +253,11 @@ class Readers:
                         os.eventfd_read(fd)
             now = time.monotonic()
             self._note_locked(found, now)
-            if self._due and self._due[0][0] <= now:
-                heard = set(found)
-                found += [each for each in self._silent_locked(now) if each not in heard]
+            # Each once: when another thread keeps a reader, this one must not come to it again.
+            if self._called or (self._due and self._due[0][0] <= now):
+                called = [parked[fd] for fd in self._called if fd in parked]
+                self._called.clear()
+                found = list(dict.fromkeys([*found, *called, *self._silent_locked(now)]))
         return found
 
     def _note_locked(self, found: list[Reader], now: float) -> None:
@@ -293,7 +310,8 @@ class Readers:
             self._turn(reader, 0.0)  # there is no other thread, and no event for what is here
         if reader.over:
             return
-        if not reader.look_at and reader.is_parked:
+        # Its silence may end it before its admission would have been late.
+        if not 0.0 < reader.look_at <= reader.due and reader.is_parked:
             with self._lock:
                 if reader.is_parked:
                     self._time_locked(reader, transport.fileno())

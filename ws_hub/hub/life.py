@@ -330,9 +330,9 @@ class Life:
         """Ask for the admission of a connection. Its reader thread."""
         return self.clients.opened(connection)
 
-    def admitted(self, connection: Connection) -> bool:
+    def admitted(self, connection: Connection, patience: float | None = None) -> bool:
         """Wait for the decision about its admission. Its reader thread."""
-        return self.registry.admitted(connection)
+        return self.registry.admitted(connection, patience)
 
     def left(self, connection: Connection, *, wait: bool) -> None:
         """Take a connection out. Its reader thread."""

@@ -110,13 +110,14 @@ class Registry:
             self._queues.registers.put(connection)
         return True
 
-    def admitted(self, connection: Connection) -> bool:
+    def admitted(self, connection: Connection, patience: float | None = None) -> bool:
         """Wait until the hub has decided whether a client is in; say so, once for all.
 
-        A hub thread that is later than `handshake_timeout` finds that it has left: what is
+        A hub thread that is later than `patience`, or else `handshake_timeout`, finds that it has left: what is
         said here stays, so that both callbacks of a client run or neither (FAULTS 68).
         """
-        connection.membership.settled.wait(self._start_patience)  # set by the hub thread
+        patience = self._start_patience if patience is None else patience
+        connection.membership.settled.wait(patience)  # set by the hub thread
         with self._lock:
             late = connection.membership.refuse()
             admitted = connection.membership.admitted
@@ -173,7 +174,7 @@ class Registry:
             guarded(self._counters, self._refuse, connection)
             with self._lock:
                 connection.membership.refuse()
-        connection.membership.settled.set()
+        connection.decided()
 
     def _decide(self, connection: Connection, admit: bool) -> bool:
         """Take a client in; False when it is to be refused."""
