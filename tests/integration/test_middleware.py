@@ -18,7 +18,7 @@ import pytest
 
 from tests.integration.apps.live import at_once
 from tests.interventions import no_threads
-from tests.support import TIMEOUT, RawPeer, wait_until
+from tests.support import TEXT, TIMEOUT, RawPeer, wait_until
 from ws_hub import Hub, HubConfig, Message, middleware, serve
 from ws_hub.page import script_app
 from ws_hub.server import server
@@ -395,17 +395,20 @@ def handshake(sock: socket.socket, host: str, port: int) -> bytes:
 
 
 def test_fault_42_without_threads_a_connection_is_refused_and_the_others_live(hub: Hub) -> None:
-    hub.on_connect(lambda client: None)  # which may take its time
+    hub.on_connect(lambda client: None)  # which no thread is needed for
     with serve(hub) as site, RawPeer(site.host, site.port) as first:
         with (
             served("werkzeug", hub) as (host, port),
             RawPeer(host, port, handshake=False) as refused,
             no_threads("ws-hub:reader"),
         ):
-            refused.send_raw(refused.request())
+            # What has come behind the request may take its time.
+            refused.send_raw(refused.request() + RawPeer.frame(TEXT, b"{}"))
             response = refused.read_response()
             assert response.status == 503 and "retry-after" in response.headers
             assert refused.recv_eof() == b""
+            with RawPeer(host, port):
+                wait_until(lambda: hub.client_count() == 2)
         # Nor for a request that is late: one has to wait for it.
         with (
             serve(hub) as other,

@@ -101,9 +101,7 @@ def test_silence_is_judged_by_when_it_was_seen_and_not_by_when_there_was_time_fo
         def judge_silence(self, since: float, noticed: float) -> None:
             judged.append((since, noticed))
 
-    connection: Any = SimpleNamespace(
-        new_client=lambda: None, receiver=Quiet, is_pending=False
-    )
+    connection: Any = SimpleNamespace(new_client=lambda: None, receiver=Quiet, is_pending=False)
     reader = Reader(connection, 1.0, 10.0)
     reader.due, reader.noticed = 10.0, 10.5  # many others came first
     assert not reader.turn(0.0)

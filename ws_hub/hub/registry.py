@@ -113,8 +113,9 @@ class Registry:
     def admitted(self, connection: Connection, patience: float | None = None) -> bool:
         """Wait until the hub has decided whether a client is in; say so, once for all.
 
-        A hub thread that is later than `patience`, or else `handshake_timeout`, finds that it has left: what is
-        said here stays, so that both callbacks of a client run or neither (FAULTS 68).
+        A hub thread that is later than `patience`, or else `handshake_timeout`, finds that it
+        has left: what is said here stays, so that both callbacks of a client run or neither
+        (FAULTS 68).
         """
         patience = self._start_patience if patience is None else patience
         connection.membership.settled.wait(patience)  # set by the hub thread
