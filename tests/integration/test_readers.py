@@ -16,7 +16,7 @@ import pytest
 from tests.harness import crowd, parked
 from tests.integration.apps.live import at_once, live, subscribe
 from tests.interventions import lingers, no_epoll, no_take_over, no_threads, patched
-from tests.support import PONG, TEXT, TIMEOUT, RawPeer, wait_until
+from tests.support import PING, PONG, TEXT, TIMEOUT, RawPeer, wait_until
 from ws_hub import ChannelRule, Client, Hub, HubConfig, Message
 from ws_hub.connection import readers
 from ws_hub.connection.connection import Connection
@@ -268,6 +268,24 @@ def test_on_connect_that_blocks_delays_nobody_else(gates: Gates) -> None:
             hub.hub.send_to_channel("a", Message("event", data="x"))
             assert other.recv_json()["data"] == "x"
             gates.opened.set()
+
+
+@needs_epoll
+def test_a_crowd_whose_on_connect_waits_keeps_no_threads(gates: Gates) -> None:
+    def on_connect(client: Client) -> None:
+        gates.entered.release()
+        assert gates.opened.wait(TIMEOUT)
+
+    with lingers(3600.0), live(on_connect=on_connect) as hub, contextlib.ExitStack() as stack:
+        before = threading.active_count()
+        peers = [stack.enter_context(hub.peer()) for _ in range(20)]
+        for peer in peers:
+            peer.send_frame(PING, b"x")  # there when the callback returns
+            assert gates.entered.acquire(timeout=TIMEOUT)
+        gates.opened.set()
+        for peer in peers:
+            assert peer.recv_frame().opcode == PONG
+        wait_until(lambda: threading.active_count() < before + 10)
 
 
 @needs_epoll

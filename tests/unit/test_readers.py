@@ -24,7 +24,7 @@ class Parking(Readers):
 class Quiet:
     """A reader whose peer sends nothing, but at the turns that are given."""
 
-    over = False
+    over = has_only_begun = False
 
     def __init__(self, *heard: int) -> None:
         self.connection: Any = SimpleNamespace(id=1, transport=SimpleNamespace(is_settled=True))

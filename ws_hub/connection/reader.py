@@ -82,11 +82,12 @@ class Reader:
         readers: the threads that may wait for its input; None where it has one of its own.
         is_parked: whether they wait for it. Under their lock.
         look_at: when they look at `due`, in monotonic seconds; 0.0 for never. Under their lock.
+        has_only_begun: whether `on_connect` was called, and nothing was received since.
     """
 
     __slots__ = (
         "_client", "_context", "_patience", "_receiver", "_silence", "connection", "due",
-        "is_parked", "look_at", "noticed", "over", "readers", "visit",
+        "has_only_begun", "is_parked", "look_at", "noticed", "over", "readers", "visit",
     )  # fmt: skip
 
     def __init__(self, connection: Readable, silence: float, patience: float) -> None:
@@ -100,7 +101,7 @@ class Reader:
         self.over = False
         self.due = self.noticed = 0.0
         self.readers: Waiting | None = None
-        self.is_parked = False
+        self.is_parked = self.has_only_begun = False
         self.look_at = 0.0
 
     def run(self) -> None:
@@ -150,7 +151,7 @@ class Reader:
     def turn(self, timeout: float) -> bool:
         """Handle one receive, waiting at most `timeout` seconds; return whether there was any.
 
-        The first one has `on_connect` called before. What waits for input longer than the pong
+        The first one has `on_connect` called instead. What waits for input longer than the pong
         timeout, or is over, has its end here too.
         """
         return self._context.run(self._take_turn, timeout)
@@ -159,8 +160,10 @@ class Reader:
         self.visit.thread = threading.get_ident()
         end: End | bool | None = None
         try:
-            if self._settle():
+            if not self.connection.is_pending:
                 end = self._receive(timeout)
+            elif self._settle():
+                end, self.has_only_begun = False, True
         finally:
             if not isinstance(end, bool):
                 self._finish(end)
@@ -176,7 +179,7 @@ class Reader:
                 return False
             since, noticed = self.due - self._silence, self.noticed or now
             end = receiver.judge_silence(since, noticed) or False
-        self.noticed = 0.0
+        self.noticed, self.has_only_begun = 0.0, False
         self.due = now + self._silence
         return end
 

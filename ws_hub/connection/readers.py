@@ -318,13 +318,17 @@ class Readers:
 
     def keep(self, reader: Reader) -> None:
         """Read on the calling thread until nothing has come for a while."""
-        quiet = 0
+        transport, quiet = reader.connection.transport, 0
+        # That a client has connected says not that it will talk: where `on_connect` waits, a crowd
+        # of them would have a thread each for long.
+        if reader.has_only_begun and transport.is_settled and self.park(reader):
+            return
         while not reader.over:
             quiet = 0 if self._turn(reader, _LINGER) else quiet + 1
             # Where callbacks wait, its next message would have to get a thread first, and so
             # would those of all others, one after the other.
             enough = quiet >= (_LINGERS if self._crew.is_cautious else 1)
-            if enough and reader.connection.transport.is_settled and self.park(reader):
+            if enough and transport.is_settled and self.park(reader):
                 return
 
     def _turn(self, reader: Reader, timeout: float) -> bool:
