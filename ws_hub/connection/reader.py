@@ -151,8 +151,8 @@ class Reader:
     def turn(self, timeout: float) -> bool:
         """Handle one receive, waiting at most `timeout` seconds; return whether there was any.
 
-        The first one has `on_connect` called instead. What waits for input longer than the pong
-        timeout, or is over, has its end here too.
+        The first one calls `on_connect` instead, where there is one. What waits for input longer
+        than the pong timeout, or is over, has its end here too.
         """
         return self._context.run(self._take_turn, timeout)
 

@@ -319,8 +319,8 @@ class Readers:
     def keep(self, reader: Reader) -> None:
         """Read on the calling thread until nothing has come for a while."""
         transport, quiet = reader.connection.transport, 0
-        # That a client has connected says not that it will talk: where `on_connect` waits, a crowd
-        # of them would have a thread each for long.
+        # A client that has connected need not talk soon: where `on_connect` waits, each of a crowd
+        # would have a thread for long.
         if reader.has_only_begun and transport.is_settled and self.park(reader):
             return
         while not reader.over:
