@@ -2,10 +2,10 @@
 
 Threads of a connection::
 
-    reader   ws-hub:reader:<id>   runs `run`: opened → on_connect → messages → on_disconnect.
-                                  It alone joins the writer and closes the socket. A request
-                                  thread, where the connection was not adopted (TLS in the
-                                  server).
+    reader   ws-hub:reader:<id>   whichever is at its `Reader`: on_connect → messages →
+                                  on_disconnect. It alone joins the writer and closes the
+                                  socket. A request thread, where the connection was not
+                                  adopted (TLS in the server).
     writer   ws-hub:writer:<id>   runs `Sender.run`, from the first send that did not fit.
 """
 

@@ -2,8 +2,8 @@
 
 A reader thread queues its client; the hub thread registers it and answers its handshake, so
 that a client that has the answer gets every later broadcast.
-Where there is a callback its reader waits for that: `on_connect` sees the hub with the
-client, `on_disconnect` without it. The hub thread also keeps the times: pings, and how
+The callbacks of its reader come after that: `on_connect` sees the hub with the client,
+`on_disconnect` without it. The hub thread also keeps the times: pings, and how
 long a peer has for its answer to a Close frame.
 """
 

@@ -468,7 +468,7 @@ class _ThreadingServer(WSGIServer):
             self._start(connection)
 
     def _start(self, connection: Connection) -> None:
-        """Begin a WebSocket; `on_connect` runs here, and may take its time."""
+        """Begin a WebSocket; messages that came with its request are handled here."""
         thread = threading.current_thread()
         with self._lock:
             self._lent.add(thread)

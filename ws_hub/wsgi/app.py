@@ -8,7 +8,7 @@ A connection whose TLS the server itself ends cannot be adopted: it is borrowed,
 request thread stays and is its reader. The answer is 501 when the server gives no socket,
 and when its only thread would have to stay. Our own server (`ws_hub.serve`) gives its
 socket and its thread: when the request has ended and its objects are freed, the thread
-becomes the reader.
+asks for admission, and reads what has come with the request.
 """
 
 from __future__ import annotations
