@@ -168,8 +168,13 @@ _REPEATED = re.compile(
     r"|tests/unit/test_notices\.py::test_a_stream_may_arrive"
     r"|tests/unit/test_recent_keys\.py::test_the_number_and_the_bytes"
     r"|tests/unit/test_sender\.py::test_every_frame_arrives"
+    r"|tests/unit/test_stores\.py::test_a_store_keeps_what_the_model"
     r"|tests/unit/test_viewer\.py::test_fault_128"
     r"|tests/unit/test_reconnect_subscriptions_model\.py"
+    r"|tests/integration/test_middle\.py::test_(the_bounds|a_million|a_client_that|a_viewer_that_is_over)"
+    r"|tests/integration/test_history_store\.py::test_reading_many"
+    r"|tests/integration/test_shared_control\.py::test_lost_notices"
+    r"|tests/integration/test_shared_history\.py::test_(more_than_one|two_processes_that)"
     r"|tests/integration/test_process_hub\.py::test_(a_watching|a_line_of_ten|a_slow_viewer)"
     r"|tests/integration/test_process_hub\.py::test_(many_lines|with_backpr|viewers_that_open|output_b)"
     r"|tests/integration/test_process_logs\.py::test_(lines_are_re|a_search_f)\w+\[(sqlite|history)"
@@ -178,6 +183,9 @@ _REPEATED = re.compile(
     r"|tests/integration/test_(cycles|late_viewer|slow_viewers|latency|node_\w+|features_together)\.py"
     r"|tests/faults/test_faults_client\.py::test_fault_17"
     r"|tests/faults/test_faults_life\.py::test_fault_63_ten_thousand"
+    r"|tests/faults/test_faults_limits\.py::test_fault_19_44_a_hundred"
+    r"|tests/faults/test_faults_replay\.py::test_fault_120_histories_report"
+    r"|tests/faults/test_faults_sentinel\.py::test_fault_46_a_fail_over_that_is_asked"
 )
 
 
