@@ -431,6 +431,23 @@ def _unasserted_helpers() -> Iterator[str]:
                     yield f"{at(path, node.lineno)}: {node.name} does not begin with an assert"
 
 
+def test_nothing_is_logged_under_a_lock() -> None:
+    """A handler may be slow, and has a lock of its own, whose holder may wait for ours."""
+    fail_on(_logged_under_locks())
+
+
+def _logged_under_locks() -> Iterator[str]:
+    for _, (path, _, tree) in modules().items():
+        for held in ast.walk(tree):
+            if isinstance(held, ast.With):
+                holds = any(_last_name(each.context_expr).endswith("lock") for each in held.items)
+            else:
+                holds = isinstance(held, Function) and held.name.endswith("_locked")
+            for node in ast.walk(held) if holds else ():
+                if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("logger."):
+                    yield f"{at(path, node.lineno)}: {ast.unparse(node.func)} under a lock"
+
+
 def test_methods_are_grouped_by_the_thread_that_runs_them() -> None:
     fail_on(
         f"{at(modules()[name][0], 1)}: no heading `# --- ... thread ...` in {name}"

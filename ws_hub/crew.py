@@ -92,6 +92,7 @@ class Crew(Generic[T]):
         self._idle = 0  # the watcher, and threads that are about to lead or to watch
         self._cautious_until = 0.0
         self._long = 0  # calls in a row that were not short; of any thread, by single changes
+        self._shortage: str | None = None  # why it has no thread more, until that is logged
         self._warned = False
 
     def _renew_lock(self) -> None:
@@ -108,6 +109,7 @@ class Crew(Generic[T]):
                 if not self._leads() and not self._closed:
                     self._start_locked()
                     self._may_start_locked()
+            self._warn()
 
     def _leads(self) -> bool:
         """Say whether a thread leads, or will."""
@@ -124,12 +126,13 @@ class Crew(Generic[T]):
         with self.lock:
             if self._leader != me or self._item is None or self._ends_locked():
                 return True
-            if not self._idle and not self._may_start_locked():
-                return False
-            self._work.part(self._item)
-            self._item, self._leader, self._busy = None, 0, False
-            self._watches.notify()
-            return True
+            hands_over = self._idle or self._may_start_locked()
+            if hands_over:
+                self._work.part(self._item)
+                self._item, self._leader, self._busy = None, 0, False
+                self._watches.notify()
+        self._warn()
+        return bool(hands_over)
 
     def note(self, seconds: float) -> None:
         """Note how long a call took that may wait.
@@ -278,6 +281,8 @@ class Crew(Generic[T]):
                     self._item = item = self._ready.popleft()
                     self._turns += 1
                     self._have_watched_locked()
+            if self._shortage is not None:
+                self._warn()
             if item is not None:
                 work.handle(item)
                 continue
@@ -316,11 +321,17 @@ class Crew(Generic[T]):
             self._start_locked()
         except (MemoryError, RuntimeError) as error:
             if not self._warned:  # at each thing that is handled it would be said again
-                self._warned = True
-                logger.warning(
-                    "no thread is free for %s: clients wait for each other's callbacks (%s)",
-                    self._name,
-                    error,
-                )
+                self._warned, self._shortage = True, str(error)
             return False
         return True
+
+    def _warn(self) -> None:
+        """Log that a thread could not be started; not under the lock, which all others need."""
+        with self.lock:
+            shortage, self._shortage = self._shortage, None
+        if shortage is not None:
+            logger.warning(
+                "no thread is free for %s: clients wait for each other's callbacks (%s)",
+                self._name,
+                shortage,
+            )

@@ -92,15 +92,22 @@ class FileConnection:
 
     def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Return what `work` does with the connection; raises sqlite3.Error."""
+        if self._leaves_replaced():
+            logger.error("the history file %s was replaced: using the new one", self._path)
         with self.lock:
-            if self._db is not None and self._inode != _inode_of(self._path):
-                logger.error("the history file %s was replaced: using the new one", self._path)
-                self.close()
             if self._db is None:
                 self._db = _connect(self._path)
                 self._inode = _inode_of(self._path)
                 self.opened += 1
             return work(self._db)
+
+    def _leaves_replaced(self) -> bool:
+        """Close the connection to a file that another one stands in place of."""
+        with self.lock:
+            if self._db is None or self._inode == _inode_of(self._path):
+                return False
+            self.close()
+        return True
 
     def set_aside(self, error: Exception) -> None:
         """Rename a damaged file, unless another process was faster."""
@@ -113,13 +120,13 @@ class FileConnection:
             for end in ("", "-wal", "-shm"):
                 with contextlib.suppress(FileNotFoundError):
                     os.rename(f"{self._path}{end}", aside + end)
-            logger.error(
-                "the history file %s is damaged (%s): it was renamed to %s, and history begins "
-                "anew. Clients are told that messages are lost",
-                self._path,
-                error,
-                aside,
-            )
+        logger.error(
+            "the history file %s is damaged (%s): it was renamed to %s, and history begins "
+            "anew. Clients are told that messages are lost",
+            self._path,
+            error,
+            aside,
+        )
 
     def close(self) -> None:
         """Close it; the next use opens it again."""

@@ -124,22 +124,28 @@ class Readers:
 
     def park(self, reader: Reader) -> bool:
         """Wait for the input of a reader from now on; False when that is not possible."""
-        fd = reader.connection.transport.fileno()
-        with self._lock:
-            if self._closed or self._epoll is None:
-                return False
-            reader.readers = self
-            reader.is_parked = True
-            self._parked[fd] = reader
-            try:
-                wait_for_input(self._epoll, fd)
-            except OSError as error:
-                self._forget_locked(reader, fd)
-                logger.warning("%r keeps its thread: %s", reader.connection, error)
-                return False
-            self._time_locked(reader, fd)
-            if reader.connection.is_pending and reader.connection.is_decided:
-                self._call_locked(fd)  # too early for `look`
+        try:
+            with self._lock:
+                return self._park_locked(reader, reader.connection.transport.fileno())
+        except OSError as error:
+            logger.warning("%r keeps its thread: %s", reader.connection, error)
+            return False
+
+    def _park_locked(self, reader: Reader, fd: int) -> bool:
+        assert self._lock.locked()
+        if self._closed or self._epoll is None:
+            return False
+        reader.readers = self
+        reader.is_parked = True
+        self._parked[fd] = reader
+        try:
+            wait_for_input(self._epoll, fd)
+        except OSError:
+            self._forget_locked(reader, fd)
+            raise
+        self._time_locked(reader, fd)
+        if reader.connection.is_pending and reader.connection.is_decided:
+            self._call_locked(fd)  # too early for `look`
         return True
 
     def look(self, fd: int) -> None:

@@ -411,30 +411,37 @@ class Session:
 
         `auth_message` carries the token where it is sent as a message.
         """
-        with self._lock:
-            self._connection = connection
-            try:
-                first = [auth_message] if auth_message is not None else []
-                _, mark = self._queue([*first, *self._subscriptions.open()])
-                for text in self._requests.unsent():
-                    mark = connection.queue(text)
-                self._receiver = threads.start(
-                    thread_name, self._receive, connection, self._clock()
-                )
-            except BaseException as error:
-                # A thread that cannot start, or a request that cannot be encoded. Without a
-                # receiver nothing else would report the end of this connection.
-                self._connection = None
-                self._lose_requests(error)
-                connection.finish()
-                if not isinstance(error, Exception):
-                    raise
-                logger.warning("%s: the connection cannot be used: %s", self._name, excerpt(error))
-                end = ConnectionClosed(CloseCode.ABNORMAL, str(error))
-                self._events.report((type(end),), Report(end), Report.merge)
-                self._events.post(Ended(connection, end, 0))
-                return
-        self._flush(connection, mark)
+        try:
+            with self._lock:
+                mark = self._use(connection, thread_name, auth_message)
+        except Exception as error:  # noqa: BLE001 - this connection's end, like any other
+            logger.warning("%s: the connection cannot be used: %s", self._name, excerpt(error))
+            end = ConnectionClosed(CloseCode.ABNORMAL, str(error))
+            self._events.report((type(end),), Report(end), Report.merge)
+            self._events.post(Ended(connection, end, 0))
+        else:
+            self._flush(connection, mark)
+
+    def _use(self, connection: Connection, thread_name: str, auth_message: Message | None) -> int:
+        """Have a new connection be the one in use; the caller holds the lock.
+
+        Returns the mark to flush.
+        """
+        self._connection = connection
+        try:
+            first = [auth_message] if auth_message is not None else []
+            _, mark = self._queue([*first, *self._subscriptions.open()])
+            for text in self._requests.unsent():
+                mark = connection.queue(text)
+            self._receiver = threads.start(thread_name, self._receive, connection, self._clock())
+        except BaseException as error:
+            # A thread that cannot start, or a request that cannot be encoded. Without a
+            # receiver nothing else would report the end of this connection.
+            self._connection = None
+            self._lose_requests(error)
+            connection.finish()
+            raise
+        return mark
 
     def next_event(self) -> Event:
         """Wait for the next event for the callbacks; Ended is the last of a connection."""

@@ -54,9 +54,15 @@ class Starter:
 
         Threads: any; waits for a start on another thread.
         """
-        if not self.started:
+        if self.started:
+            return
+        try:
             with self._lock:
                 self._start_locked()
+        except RuntimeError as error:  # no more threads: pages are still served
+            logger.warning("cannot start the hub: %s", error)
+        except ConfigError as error:  # permanent: pages are still served, handshakes get 503
+            logger.error("cannot start the hub with these settings: %s", error)
 
     def _start_locked(self) -> None:
         assert self._lock.locked()
@@ -64,10 +70,7 @@ class Starter:
             return
         try:
             self._hub.start()
-        except RuntimeError as error:  # no more threads: pages are still served
-            logger.warning("cannot start the hub: %s", error)
-        except ConfigError as error:  # permanent: pages are still served, handshakes get 503
-            logger.error("cannot start the hub with these settings: %s", error)
+        except ConfigError:
             self.started = True
-        else:
-            self.started = True
+            raise
+        self.started = True
