@@ -74,7 +74,8 @@ class RedisHistory:
         self._kept = sealed(source, 0, KEPT)
         self._clock = clock
         self._rule_for: Callable[[str], ChannelRule] | None = None
-        self._is_warned = False  # of a policy that lets keys go
+        self._policy = b""  # one that lets keys go; a warning is due, or was given
+        self._is_warned = False  # of it
         self._renew()
         threads.forget_after_fork(self)
 
@@ -104,6 +105,7 @@ class RedisHistory:
             logger.warning("%s", self._fault(error))
         except self._server.failures as error:
             logger.debug("%s", self._fault(error))  # the backplane says so
+        self._warn()
 
     def hurry(self, seconds: float) -> None:
         """Have no call wait longer than so many seconds from now: see `HistoryStore`."""
@@ -329,6 +331,8 @@ class RedisHistory:
             return links.run(work, shard)
         except self._server.failures as error:
             raise self._fault(error) from error
+        finally:
+            self._warn()
 
     def _ask_each(self, links: Links, words_of: Callable[[int], Sequence[str]]) -> list[Any]:
         self._opened()
@@ -336,6 +340,8 @@ class RedisHistory:
             return links.ask_each(words_of)
         except self._server.failures as error:
             raise self._fault(error) from error
+        finally:
+            self._warn()
 
     def _ask(self, words: Sequence[Any], shard: int) -> Any:
         return self._run(self._reader, lambda session: session.call(*words), shard)
@@ -358,13 +364,18 @@ class RedisHistory:
         words = [new_epoch(), _field(facts, b"run_id:"), self._fsync(session), int(was_replica)]
         _call(session, GREET, self._keys(shard, "epoch", "run"), words)
         policy = _field(facts, b"maxmemory_policy:")
-        if policy not in (b"", b"noeviction") and not self._is_warned:
+        if policy != b"noeviction":
+            self._policy = policy
+
+    def _warn(self) -> None:
+        """Log once that the server lets keys go; not in `_begin`, which has a connection's lock."""
+        if self._policy and not self._is_warned:
             self._is_warned = True
             logger.warning(
                 "%s may let go of history without a word: its maxmemory-policy is %s. Set it to "
                 "noeviction, and maxmemory to what all histories need",
                 self._server.label,
-                policy.decode(errors="replace"),
+                self._policy.decode(errors="replace"),
             )
 
     def _fsync(self, session: Session) -> str:

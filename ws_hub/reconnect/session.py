@@ -311,7 +311,8 @@ class Session:
         """Drop what is queued and end the connection, after `grace` seconds at most."""
         with self._lock:
             connection = self._connection
-            self._end_requests()
+            unsent = self._end_requests()
+        self._warn_of(unsent)
         self._events.stop()
         self._messages.stop()
         self._messages.end()
@@ -337,14 +338,17 @@ class Session:
         with self._lock:
             self._subscriptions = subscriptions
 
-    def _end_requests(self) -> None:
+    def _end_requests(self) -> int:
+        """End them; return how many were not sent. The caller holds the lock."""
         self._begun = False
-        unsent = self._requests.end(
+        return self._requests.end(
             lambda: NotConnected(
                 f"the client of {self._name} has ended before the answer, and the request may "
                 "have been carried out or not: close() it when such calls have returned"
             )
         )
+
+    def _warn_of(self, unsent: int) -> None:
         if unsent:
             logger.warning(
                 "%s: %d messages were not sent, as there was no connection", self._name, unsent
@@ -401,7 +405,8 @@ class Session:
     def end(self) -> None:
         """Let iterations end after the last message, and requests at once."""
         with self._lock:
-            self._end_requests()
+            unsent = self._end_requests()
+        self._warn_of(unsent)
         self._messages.end()
 
     def open(
