@@ -300,7 +300,8 @@ __all__ = ["first"]
 lock = threading.Lock()
 thread = threading.Thread(target=print)
 pool = ThreadPoolExecutor()
-def helper_locked(): pass
+def helper_locked(): logger.info("one")
+with lock: logger.error("two")
 def wide(a, b, c, d, e, *f, g, **h): pass
 def lazy():
     from ..wsgi import app
@@ -322,6 +323,7 @@ CAUGHT = {
     "test_public_methods_say_which_threads_may_call_them": 1,
     "test_each_lock_and_queue_is_born_under_a_guards_comment": 1,
     "test_locked_helpers_assert_that_the_lock_is_held": 1,
+    "test_nothing_is_logged_under_a_lock": 2,
     "test_methods_are_grouped_by_the_thread_that_runs_them": 1,
     "test_only_threads_starts_threads": 4,
 }
