@@ -215,3 +215,20 @@ def test_a_full_queue_holds_up_no_program_for_a_sample(sampled: Recorder) -> Non
         "running",
         "exited",
     ]
+
+
+def test_a_sample_that_found_a_full_queue_is_told_later_of_a_program_that_rests(
+    sampled: Recorder,
+) -> None:
+    refused: list[object] = []
+
+    def full(message: Message) -> None:
+        if message.type == "process_status" and "memoryBytes" in message.data.get("usage", {}):
+            if refused[-2:] != [message.data] * 2:
+                refused.append(message.data)
+                sampled.full = 1
+
+    sampled.on_publish = full
+    with run_process(sampled, python(WAIT), "p"):  # type: ignore[arg-type]
+        wait_until(lambda: any("usage" in each.data for each in statuses_in(sampled)), TIMEOUT)
+    assert statuses_in(sampled)[1].data == refused[-1] == refused[-2]

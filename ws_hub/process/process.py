@@ -685,9 +685,13 @@ class Process:
         usage = self._sampler.take(now)
         if usage is not None and not self._child.exited():
             self.usage = usage
-            with contextlib.suppress(HubFull, HubNotRunning):
-                extra = {**of_usage(usage), **self._fields}
+            extra = {**of_usage(usage), **self._fields}
+            try:
                 self.hub.send_process_status(self.process_id, "running", extra=extra, timeout=0)
+            except HubFull:
+                self._sampler.put_back()  # a program that rests uses no more, and has no other
+            except HubNotRunning:
+                pass
 
     def _close_log(self, log: LogFile) -> None:
         if self._streams:

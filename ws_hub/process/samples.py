@@ -129,6 +129,7 @@ class Sampler:
         self._began = now
         self._interval = interval
         self._newest: Usage | None = None
+        self._is_told = True  # the newest
         self.due: float | None = None  # when to take the next one, by the monotonic clock
         if interval > 0 and has_proc():
             self.due = now + interval
@@ -150,10 +151,14 @@ class Sampler:
         sample = Usage(
             max(seconds, before.cpu_seconds), max(memory, before.peak_bytes or 0), memory
         )
-        if sample == self._newest:
+        if sample == self._newest and self._is_told:
             return None
-        self._newest = sample
+        self._newest, self._is_told = sample, True
         return sample
+
+    def put_back(self) -> None:
+        """Have the next sample be new, also where it is the same: this one was told to nobody."""
+        self._is_told = False
 
     def complete(self, usage: Usage | None) -> Usage | None:
         """Return what the system says at the end, and no less than was seen before."""
