@@ -162,6 +162,21 @@ def test_a_thread_that_does_not_lead_has_nothing_to_hand_over(jobs: Jobs) -> Non
     assert not jobs.parted
 
 
+def test_a_thread_that_has_handed_over_stands_by(jobs: Jobs) -> None:
+    """The one that it has handed over to leads then, and watches no more."""
+
+    def hands_over() -> bool:
+        told: list[bool] = []
+        jobs.put(lambda: told.append(jobs.crew.hand_over()))
+        done(jobs)
+        return told[0]
+
+    done(jobs)
+    with no_threads("ws-hub:crew"):
+        for _ in range(50):
+            wait_until(hands_over)  # the last one may not be back yet
+
+
 def test_without_a_thread_to_hand_over_to_it_leads_on(
     jobs: Jobs, caplog: pytest.LogCaptureFixture
 ) -> None:
