@@ -318,7 +318,7 @@ def test_tabs_that_come_and_go_miss_nothing_and_get_nothing_twice(
     publish(hub, number + 1)
     page.wait_for(f"tabs.every((tab) => !tab.subscription || tab.next === {number + 2})")
     assert page.eval("faults") == []
-    assert len(hub.all_clients()) == 1
+    wait_until(lambda: len(hub.all_clients()) == 1)
 
 
 # --- filters -------------------------------------------------------------------------------

@@ -28,12 +28,14 @@ from typing import Any
 
 from tests.integration.apps.launch import GUNICORN, Running, server
 from tests.support import TIMEOUT, RawPeer, threads_at_rest, wait_until
-from ws_hub import Hub, HubConfig
+from ws_hub import Hub, HubConfig, threads
+from ws_hub.connection.connection import Connection
 
 DRIVERS = 4
 WARM_UP = 0.1  # of the cycles: caches fill, pools grow, the allocator takes its arenas
 MEMORY = 0.05  # by how much of itself the memory may have grown after the warm-up
 VISITS = 300
+VISIT = 16  # bytes that one may leave: not even a pointer or two
 SLACK = 2 * 1024 * 1024  # bytes beside that: what one arena of the allocator comes and goes by
 
 
@@ -102,12 +104,12 @@ def drive(running: Running, numbers: range, deadline: float) -> int:
         except BaseException as error:  # noqa: BLE001 - raised again below
             failed.append(error)
 
-    threads = [
+    drivers = [
         threading.Thread(target=run, args=(each,), name=f"driver:{each}") for each in range(DRIVERS)
     ]
-    for thread in threads:
+    for thread in drivers:
         thread.start()
-    for thread in threads:
+    for thread in drivers:
         thread.join()
     if failed:
         raise failed[0]
@@ -169,12 +171,25 @@ def visits(hub: Hub) -> dict[str, int]:
         visit(hub, number)
     wait_until(lambda: not hub.client_count() and not hub.all_channels())
     wait_until(lambda: not [each for each in threading.enumerate() if ":reader:" in each.name])
-    gc.collect()
+    wait_until(_has_let_go, what="the last thread to have let go of its connection")
     return {
-        "bytes": tracemalloc.get_traced_memory()[0],
+        "bytes": sum([each.size for each in _kept().traces]),
         "threads": threads_at_rest(each.name for each in threading.enumerate()),
         "files": len(os.listdir("/proc/self/fd")),
     }
+
+
+def _has_let_go() -> bool:
+    gc.collect()
+    return not any(isinstance(each, Connection) for each in gc.get_objects())
+
+
+def _kept() -> tracemalloc.Snapshot:
+    """Return what is allocated, without threads: some that have ended are kept for a while."""
+    modules = (threading, threads, tracemalloc)
+    return tracemalloc.take_snapshot().filter_traces(
+        [tracemalloc.Filter(False, str(each.__file__)) for each in modules]
+    )
 
 
 def memory() -> None:

@@ -128,8 +128,7 @@ def test_the_hub_of_the_application_goes_on(hub: Hub) -> None:
         with AppServer(app, "/live") as server, HubClient(server.url) as client:
             client.round_trip()
             gone += hub.all_clients()
-
-    wait_until(lambda: hub.client_count() == 0)
+        wait_until(lambda: hub.client_count() == 0)
     assert len(gone) == 2
     assert hub.running
 

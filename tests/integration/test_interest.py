@@ -73,11 +73,16 @@ class Site:
     def end(self, process: Process) -> None:
         self.processes.remove(process)
         process.end()
+        self.wait_for_peers()  # or it would be taken for one that begins
+
+    def wait_for_peers(self) -> None:
+        count = len(self.processes) - 1
+        wait_until(lambda: all(each.bus.stats().peers == count for each in self.processes))
 
     def settle(self) -> None:
         """Wait until everything that was told so far is heard, by a word that all want."""
         count = len(self.processes) - 1
-        wait_until(lambda: all(each.bus.stats().peers == count for each in self.processes))
+        self.wait_for_peers()
         word = f"settled {next(_words)}"
         for each in self.processes:
             each.bus.tell(Notice(NoticeKind.PUBLISH, "keyed", (word.encode(),), key="k"))

@@ -67,6 +67,11 @@ class Viewer:
             self._pending = [json.loads(part) for part in text.split("\n")]
         return self._pending.pop(0)
 
+    def until_subscribed(self) -> None:
+        message = self.next()
+        assert message["type"] == "ack", message
+        self.acks.append(message["data"])
+
     def until_over(self, timeout: float = TIMEOUT) -> Viewer:
         """Read up to the process's last word."""
         while True:
@@ -182,6 +187,7 @@ def test_colours_of_a_terminal_arrive(server: Server, hub: Hub) -> None:
 @pytest.mark.parametrize("pty", [False, True])
 def test_a_progress_line_arrives_state_by_state(server: Server, hub: Hub, pty: bool) -> None:
     with viewer(server, "p") as each:
+        each.until_subscribed()  # to one that comes later, only the last state is shown
         hub.run_process(["printf", r"10%%\r20%%\r30%%\n"], "p", pty=pty).wait(TIMEOUT)
         each.until_over()
     with viewer(server, "p") as late:

@@ -100,6 +100,7 @@ def test_large_messages_go_both_ways(running: Running) -> None:
 
 
 def test_ordinary_requests_are_answered_beside_websockets(running: Running) -> None:
+    running.settled()  # of the tests above
     with contextlib.ExitStack() as stack:
         for _ in range(5):
             stack.enter_context(client(running))

@@ -137,6 +137,7 @@ def test_under_tls_a_frame_in_the_same_packet_is_not_lost(running: Running) -> N
 def test_under_tls_requests_are_answered_beside_websockets(running: Running) -> None:
     if one_at_a_time(running):
         pytest.skip("a server with one thread")
+    running.settled()  # of the tests above
     with contextlib.ExitStack() as stack:
         peers = [stack.enter_context(raw(running)) for _ in range(4)]
         running.get("/broadcast?data=hello")
