@@ -200,7 +200,7 @@ class Crew(Generic[T]):
                     self._work.keep(item)
                 item = None  # this thread may stand by for long
                 with self.lock:
-                    if self._idle > (not self._leader):  # beside one that is about to lead
+                    if self._idle > (0 if self._leader else 1):  # one of them is about to lead
                         return
                     self._idle += 1
         finally:
